@@ -1,0 +1,1 @@
+"""Processes and machines, no machine learning: runtimes and placement."""

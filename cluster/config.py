@@ -1,0 +1,22 @@
+"""Settings of the runtime. Importable without Ray."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RuntimeConfig(BaseModel):
+    """Where the actors run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    kind: Literal["ray", "inline"] = "ray"
+    """Ray actors, or everything in one process (breakpoints work; one rank, no GPUs)."""
+    address: str = "local"
+    """`local` starts a private Ray on this machine; `auto` is the cluster of `ray job submit`; or host:port."""
+    cpus: int | None = Field(default=None, ge=1)
+    """CPUs that a local Ray pretends to have; unset: as many as the machine."""
+    object_store_bytes: int | None = Field(default=None, ge=80_000_000)
+    """Shared memory of a local Ray; unset: Ray decides (30 % of memory)."""

@@ -1,0 +1,1 @@
+"""Objective, plan, DeepSpeed ranks and weight publishing."""

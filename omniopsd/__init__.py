@@ -1,0 +1,1 @@
+"""The program: run config, data, loop, checkpoint, evaluation, report, command line."""

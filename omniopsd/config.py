@@ -1,0 +1,107 @@
+"""The run config: one YAML states one run. Importable without torch.
+
+`RunConfig` is the sum of the sections that the components own, plus those of the program itself.
+Validators only judge; a default lives on its field, once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.config import RuntimeConfig
+from learner.config import LearnerConfig, ObjectiveConfig
+from rollout.config import MediaConfig, ModelConfig, RolloutConfig, WeightsConfig
+from teacher.config import TeacherConfig
+
+SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(BaseModel):
+    """The samples."""
+
+    model_config = SECTION
+
+    train: str
+    """JSONL or Parquet file of training samples."""
+    test: str | None = None
+    """Held-out samples for the before/after table; never trained on."""
+    shuffle: bool = True
+    """A new order in every epoch, drawn from `run.seed`; false keeps the file's order."""
+    media: MediaConfig = MediaConfig()
+    """How media become arrays."""
+
+
+class CheckpointConfig(BaseModel):
+    """What is kept to resume from."""
+
+    model_config = SECTION
+
+    every: int = Field(default=100, ge=1)
+    """Steps between checkpoints; the last step is always kept."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay; older ones go after the newer one has been verified."""
+
+
+class EvalConfig(BaseModel):
+    """The before/after table."""
+
+    model_config = SECTION
+
+    every: int | None = Field(default=None, ge=1)
+    """Steps between evaluations on `data.test`; unset: only before the first and after the last step."""
+    samples: int | None = Field(default=None, ge=1)
+    """Use the first n test samples; unset: all."""
+    teacher: bool = True
+    """Also let the privileged teacher answer, before training: the gap that there is to close."""
+    metric: Literal["mer_hit", "exact"] = "exact"
+    """How an answer is compared with `reference.answer`: equal after cleaning, or one of its comma-separated labels."""
+
+
+class RunSection(BaseModel):
+    """The run itself."""
+
+    model_config = SECTION
+
+    name: str
+    """Folder of the run, below `root`."""
+    root: str = "runs"
+    """Where run folders are made; relative to the working directory."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the data order, every sampled token and the evidence of the control modes."""
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    samples_per_step: int = Field(default=16, ge=1)
+    """Samples claimed in one step (B); each gives `rollout.rollouts_per_sample` responses."""
+    log_rollouts: int = Field(default=4, ge=0)
+    """Groups of each step that the run folder keeps in full (token ids, log-probs, divergence)."""
+
+
+class RunConfig(BaseModel):
+    """One run."""
+
+    model_config = SECTION
+
+    run: RunSection
+    """The run itself."""
+    model: ModelConfig
+    """The student."""
+    data: DataConfig
+    """The samples."""
+    rollout: RolloutConfig = RolloutConfig()
+    """The pool of engines that sample the student's answers."""
+    teacher: TeacherConfig = TeacherConfig()
+    """The pool that scores the student's tokens under the privileged context."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """The token loss."""
+    learner: LearnerConfig = LearnerConfig()
+    """The DeepSpeed ranks."""
+    weights: WeightsConfig = WeightsConfig()
+    """How new weights reach the engines and the teachers."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Where the actors run."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What is kept to resume from."""
+    eval: EvalConfig = EvalConfig()
+    """The before/after table."""

@@ -1,0 +1,1 @@
+"""Rationales as evidence: keys, store and filters."""

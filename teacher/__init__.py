@@ -1,0 +1,1 @@
+"""Privileged context, scoring, and what the teacher's weights are."""

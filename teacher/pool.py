@@ -1,0 +1,86 @@
+"""The pool of teacher actors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from cluster.runtime import Ref, Resources, Runtime, fetch
+from rollout.config import ModelConfig
+from rollout.types import WeightReceipt, WeightUpdate
+from rollout.weights import require_receipts
+from teacher.config import TeacherConfig
+from teacher.types import GroupScore, PrivilegedContext, ScoreRequest, Support
+from teacher.worker import TeacherWorker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreSpec:
+    """What the objective needs from a score."""
+
+    support: Support
+    top_k: int
+    temperature: float
+
+
+class TeacherPool:
+    """Sends each request to one teacher; all teachers hold the same version."""
+
+    def __init__(self, runtime: Runtime, model: ModelConfig, teacher: TeacherConfig, spec: ScoreSpec) -> None:
+        self.config, self.spec = teacher, spec
+        self.actors = [
+            runtime.start(f"teacher-{index}", resources(teacher), TeacherWorker, index, model, teacher)
+            for index in range(teacher.replicas)
+        ]
+        self._turn = count()
+
+    def wait_ready(self) -> None:
+        """Raises what a teacher's start raised."""
+        fetch([a.call(TeacherWorker.ready) for a in self.actors], self.config.timeout_seconds)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Ref[list[GroupScore]]:
+        """Queue one scoring call on the next teacher in turn; the answer stays remote until opened."""
+        actor = self.actors[next(self._turn) % len(self.actors)]
+        spec = self.spec
+        return actor.call(TeacherWorker.score, requests, spec.support, spec.top_k, spec.temperature)
+
+    def answer(self, contexts: Sequence[PrivilegedContext], max_new_tokens: int) -> list[np.ndarray]:
+        """Greedy answers of the privileged teacher, in the order of the contexts."""
+        share = -(-len(contexts) // len(self.actors))
+        parts = [contexts[at : at + share] for at in range(0, len(contexts), share)]
+        refs = [
+            actor.call(TeacherWorker.answer, part, max_new_tokens)
+            for actor, part in zip(self.actors, parts, strict=False)  # fewer parts than actors is fine
+        ]
+        return [answer for part in fetch(refs, self.config.timeout_seconds) for answer in part]
+
+    @property
+    def follows(self) -> bool:
+        """Whether a weight push concerns these teachers."""
+        return self.config.weights != "frozen"
+
+    def push(self, update: WeightUpdate) -> list[Ref[WeightReceipt]]:
+        """Start the push to every teacher; a frozen teacher takes no part."""
+        return [actor.call(TeacherWorker.update, update) for actor in self.actors] if self.follows else []
+
+    def confirm(self, receipts: list[Ref[WeightReceipt]], update: WeightUpdate, timeout: float) -> None:
+        """Raises WeightFault naming the teacher that does not hold the version."""
+        require_receipts(fetch(receipts, timeout), update)
+
+    def save(self, folder: str) -> None:
+        """Write the first teacher's state; all of them hold the same."""
+        self.actors[0].call(TeacherWorker.save, folder).get(self.config.timeout_seconds)
+
+    def load(self, folder: str, version: int) -> None:
+        """Give every teacher a checkpoint's state."""
+        calls = [actor.call(TeacherWorker.load, folder, version) for actor in self.actors]
+        fetch(calls, self.config.timeout_seconds)
+
+
+def resources(teacher: TeacherConfig) -> Resources:
+    """What one teacher reserves."""
+    threads = str(max(1, int(teacher.cpus)))
+    return Resources(cpus=teacher.cpus, gpus=teacher.gpus, env={"OMP_NUM_THREADS": threads})

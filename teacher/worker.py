@@ -1,0 +1,69 @@
+"""One teacher actor: a model, its rule for following the student, and a scorer over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rollout.config import ModelConfig
+from rollout.features import FeatureExtractor
+from rollout.thinker import load_thinker
+from rollout.transformers_engine import greedy_decode
+from rollout.types import RecordError, WeightReceipt, WeightUpdate
+from rollout.weights import receive
+from teacher.config import TeacherConfig
+from teacher.transformers_scorer import TransformersScorer
+from teacher.types import GroupScore, PrivilegedContext, ScoreRequest, Support
+from teacher.weights import TeacherWeights
+
+
+class TeacherWorker:
+    """Scores responses under privileged contexts; never sees a gradient, never samples for training."""
+
+    def __init__(self, index: int, model: ModelConfig, teacher: TeacherConfig) -> None:
+        self.name = f"teacher-{index}"
+        torch.set_num_threads(max(1, int(teacher.cpus)))
+        self.thinker = load_thinker(model.path, model.dtype).requires_grad_(False)
+        if teacher.gpus:
+            self.thinker.to("cuda")
+        self.features = FeatureExtractor(model.path)
+        self.weights = TeacherWeights(self.thinker, teacher.weights, teacher.ema)
+        self.scorer = TransformersScorer(
+            self.thinker, self.features, max_pack_tokens=teacher.max_pack_tokens
+        )
+
+    def ready(self) -> str:
+        """Answers once the model is loaded."""
+        return self.name
+
+    def score(
+        self, requests: Sequence[ScoreRequest], support: Support, top_k: int, temperature: float
+    ) -> list[GroupScore]:
+        """As `Scorer.score`, under the weights of now."""
+        return self.scorer.score(requests, support=support, top_k=top_k, temperature=temperature)
+
+    def answer(self, contexts: Sequence[PrivilegedContext], max_new_tokens: int) -> list[np.ndarray]:
+        """Greedy answers of the privileged teacher, for the before/after table only: int32 [T] each."""
+        return greedy_decode(
+            self.thinker, self.features, [context.rendered for context in contexts], max_new_tokens
+        )
+
+    def update(self, update: WeightUpdate) -> WeightReceipt:
+        """Follow the student's version by the teacher's rule. Raises when the bytes are not the sender's."""
+        if update.version <= self.weights.version:
+            raise RecordError(f"{self.name} has version {self.weights.version} and was sent {update.version}")
+        digest = receive(update, self.weights.follow)
+        self.weights.version = self.scorer.version = update.version
+        return WeightReceipt(receiver=self.name, version=update.version, digest=digest)
+
+    def save(self, folder: str) -> None:
+        """Write what a resumed teacher needs beyond the student's first weights."""
+        self.weights.save(Path(folder))
+
+    def load(self, folder: str, version: int) -> None:
+        """Take a checkpoint's teacher back."""
+        self.weights.load(Path(folder), version)
+        self.scorer.version = version
