@@ -22,6 +22,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import cloudpickle
 
+from cluster.config import RuntimeConfig
+
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -88,6 +90,17 @@ class Runtime(ABC):
     @abstractmethod
     def shutdown(self) -> None:
         """End every actor that this runtime started."""
+
+
+def start_runtime(config: RuntimeConfig) -> Runtime:
+    """The runtime that a config names."""
+    if config.kind == "inline":
+        return InlineRuntime()
+    from cluster.ray_runtime import RayRuntime
+
+    return RayRuntime(
+        address=config.address, cpus=config.cpus, object_store_bytes=config.object_store_bytes
+    )
 
 
 def fetch(refs: Sequence[Ref[R]], timeout: float | None = None) -> list[R]:

@@ -6,8 +6,6 @@ Validators only judge; a default lives on its field, once.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.config import RuntimeConfig
@@ -16,6 +14,7 @@ from rollout.config import MediaConfig, ModelConfig, RolloutConfig, WeightsConfi
 from teacher.config import TeacherConfig
 
 SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+NAME = r"^\w[\w.-]*$"
 
 
 class DataConfig(BaseModel):
@@ -45,7 +44,7 @@ class CheckpointConfig(BaseModel):
 
 
 class EvalConfig(BaseModel):
-    """The before/after table."""
+    """The before/after table; an answer is right when its cleaned text is one of the sample's labels."""
 
     model_config = SECTION
 
@@ -55,8 +54,6 @@ class EvalConfig(BaseModel):
     """Use the first n test samples; unset: all."""
     teacher: bool = True
     """Also let the privileged teacher answer, before training: the gap that there is to close."""
-    metric: Literal["mer_hit", "exact"] = "exact"
-    """How an answer is compared with `reference.answer`: equal after cleaning, or one of its comma-separated labels."""
 
 
 class RunSection(BaseModel):
@@ -64,7 +61,7 @@ class RunSection(BaseModel):
 
     model_config = SECTION
 
-    name: str
+    name: str = Field(pattern=NAME)
     """Folder of the run, below `root`."""
     root: str = "runs"
     """Where run folders are made; relative to the working directory."""

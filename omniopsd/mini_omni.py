@@ -44,7 +44,7 @@ AUDIO_SECONDS = 4
 # width, layers, heads, feed-forward of the language model; width, layers, heads of the two towers
 SHAPES: dict[Size, tuple[tuple[int, int, int, int], tuple[int, int, int]]] = {
     "tiny": ((64, 2, 2, 128), (32, 2, 2)),
-    "mini": ((192, 4, 4, 512), (96, 2, 4)),
+    "mini": ((128, 4, 4, 384), (96, 2, 3)),
 }
 
 

@@ -20,6 +20,8 @@ from typing import Literal
 
 import numpy as np
 
+from cluster.runtime import Ref
+
 Modality = Literal["video", "audio", "image"]
 Finish = Literal["stop", "length", "abort"]
 
@@ -168,14 +170,14 @@ class WireTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightUpdate:
-    """All weights of one policy version, in chunks; each chunk is a ref to a list of WireTensor.
+    """All weights of one policy version, in chunks: refs to lists of WireTensor (`cluster.runtime.Ref`).
 
     Names are those of the transformers thinker ("model.layers.0...", "visual...", "audio_tower...").
     `digest` covers every name, dtype, shape and byte, in order (see `rollout.weights`).
     """
 
     version: int
-    chunks: tuple[object, ...]
+    chunks: tuple[Ref[list[WireTensor]], ...]
     digest: str
 
 

@@ -74,10 +74,12 @@ class TeacherPool:
         """Write the first teacher's state; all of them hold the same."""
         self.actors[0].call(TeacherWorker.save, folder).get(self.config.timeout_seconds)
 
-    def load(self, folder: str, version: int) -> None:
-        """Give every teacher a checkpoint's state."""
-        calls = [actor.call(TeacherWorker.load, folder, version) for actor in self.actors]
-        fetch(calls, self.config.timeout_seconds)
+    def resume(self, folder: str, update: WeightUpdate, timeout: float) -> None:
+        """Go on from a checkpoint: an average from its folder, live weights from a push of the student's."""
+        if self.config.weights == "live":
+            self.confirm(self.push(update), update, timeout)
+        elif self.config.weights == "ema":
+            fetch([a.call(TeacherWorker.load, folder, update.version) for a in self.actors], timeout)
 
 
 def resources(teacher: TeacherConfig) -> Resources:

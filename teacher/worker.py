@@ -12,8 +12,8 @@ from rollout.config import ModelConfig
 from rollout.features import FeatureExtractor
 from rollout.thinker import load_thinker
 from rollout.transformers_engine import greedy_decode
-from rollout.types import RecordError, WeightReceipt, WeightUpdate
-from rollout.weights import receive
+from rollout.types import WeightReceipt, WeightUpdate
+from rollout.weights import IncomingWeights, from_wire, weight_names
 from teacher.config import TeacherConfig
 from teacher.transformers_scorer import TransformersScorer
 from teacher.types import GroupScore, PrivilegedContext, ScoreRequest, Support
@@ -30,6 +30,7 @@ class TeacherWorker:
         if teacher.gpus:
             self.thinker.to("cuda")
         self.features = FeatureExtractor(model.path)
+        self._names = weight_names(model.path)
         self.weights = TeacherWeights(self.thinker, teacher.weights, teacher.ema)
         self.scorer = TransformersScorer(
             self.thinker, self.features, max_pack_tokens=teacher.max_pack_tokens
@@ -52,10 +53,16 @@ class TeacherWorker:
         )
 
     def update(self, update: WeightUpdate) -> WeightReceipt:
-        """Follow the student's version by the teacher's rule. Raises when the bytes are not the sender's."""
-        if update.version <= self.weights.version:
-            raise RecordError(f"{self.name} has version {self.weights.version} and was sent {update.version}")
-        digest = receive(update, self.weights.follow)
+        """Follow the student's version by the teacher's rule.
+
+        Raises WeightFault when the bytes are not the sender's; the teacher must then be started again.
+        """
+        incoming = IncomingWeights(update.version, self._names)
+        for chunk in update.chunks:
+            for wire in chunk.get():
+                incoming.add(wire)
+                self.weights.follow([(wire.name, from_wire(wire))])
+        digest = incoming.close(update.version, update.digest)
         self.weights.version = self.scorer.version = update.version
         return WeightReceipt(receiver=self.name, version=update.version, digest=digest)
 

@@ -1,0 +1,78 @@
+"""Sums over the trained tokens of one rank; the driver divides them once, by counts from all ranks.
+
+divergence        the objective's distance, nats
+student_entropy   of the student's full distribution, nats
+teacher_gain      teacher log-prob - student log-prob of the sampled token (0 without a teacher)
+logprob_gap       |rollout log-prob - student log-prob|: engine and learner must agree
+importance_clipped  tokens whose importance weight reached the cap
+divergence_bin_0..7, tokens_bin_0..7   by position in the response, eighths of its length
+truncated, aborted   sequences that ended by length, or not by the policy at all
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from torch import Tensor
+
+from learner.chunked import RowOutcome
+from learner.microbatch import MicroBatch
+
+POSITION_BINS = 8
+
+
+class StepSums:
+    """What one rank has seen so far in one step."""
+
+    def __init__(self) -> None:
+        self.sums: defaultdict[str, float] = defaultdict(float)
+        self.tokens = self.sequences = 0
+        self.student_logprobs: dict[str, np.ndarray] = {}
+        self.divergence: dict[str, np.ndarray] = {}
+
+    def add(self, micro: MicroBatch, outcome: RowOutcome) -> None:
+        """Take in one micro-batch that was not empty."""
+        rows = _rows(micro, outcome)
+        split = {name: micro.pack.split(values) for name, values in rows.items()}
+        for at, rollout in enumerate(micro.rollouts):
+            own = {name: values[at] for name, values in split.items()}
+            self.student_logprobs[rollout.rollout_id] = own["student_logprobs"]
+            self.divergence[rollout.rollout_id] = own["divergence"]
+            self.sums["truncated"] += rollout.finish == "length"
+            self.sums["aborted"] += rollout.finish == "abort"
+            if own["weights"].any():
+                self._add_response(own)
+
+    def _add_response(self, own: dict[str, np.ndarray]) -> None:
+        length = len(own["divergence"])
+        self.tokens += length
+        self.sequences += 1
+        for name in ("divergence", "student_entropy", "teacher_gain", "logprob_gap", "importance_clipped"):
+            self.sums[name] += float(own[name].sum(dtype=np.float64))
+        bins = np.arange(length) * POSITION_BINS // length
+        for number in range(POSITION_BINS):
+            inside = own["divergence"][bins == number]
+            self.sums[f"divergence_bin_{number}"] += float(inside.sum(dtype=np.float64))
+            self.sums[f"tokens_bin_{number}"] += len(inside)
+
+
+def _rows(micro: MicroBatch, outcome: RowOutcome) -> dict[str, np.ndarray]:
+    """float32 [N] by name."""
+    student, divergence = _array(outcome.student_logprobs), _array(outcome.divergence)
+    capped = micro.objective.importance == "capped"
+    at_cap = _array(outcome.importance) >= micro.objective.importance_cap
+    teacher = student if outcome.teacher_logprobs is None else _array(outcome.teacher_logprobs)
+    return {
+        "weights": _array(micro.weights),
+        "student_logprobs": student,
+        "divergence": divergence,
+        "student_entropy": _array(outcome.entropy),
+        "teacher_gain": teacher - student,
+        "logprob_gap": np.abs(_array(micro.rollout_logprobs) - student),
+        "importance_clipped": (at_cap & capped).astype(np.float32),
+    }
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return np.asarray(values.detach().cpu().numpy())

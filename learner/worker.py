@@ -1,0 +1,290 @@
+"""One learner rank: opens its own groups, checks that they fit each other, trains, publishes.
+
+A step has a part that may fail on one rank alone (opening, checking, packing) and a part in which
+all ranks meet in collectives. Between the two the ranks agree: if one cannot go on, none does, and
+nobody waits for the timeout of a collective.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cluster.runtime import Ref
+from learner.config import LearnerConfig, ObjectiveConfig
+from learner.engine import DeepSpeedEngine, LearnerFault, join_ranks
+from learner.head import TeacherHead
+from learner.microbatch import MicroBatch, assemble, empty_micro_batch, probe_micro_batch
+from learner.policy import PolicyModule
+from learner.publish import Publication, chunk_cuts
+from learner.statistics import StepSums
+from learner.types import StepPlan, StepReport, TrainGroup
+from rollout.config import ModelConfig
+from rollout.evidence import require_same_media
+from rollout.features import FeatureExtractor, Features
+from rollout.thinker import load_thinker, save_thinker
+from rollout.types import MediaUse, Prompt, Rendered, RolloutGroup, WireTensor
+from teacher.config import TeacherConfig
+from teacher.types import GroupScore
+
+META_FILE = "learner.json"
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+
+class PeerFault(LearnerFault):
+    """This rank was ready, another one was not; that one says why."""
+
+
+class ForeignRecord(ValueError):
+    """Records of one group that do not belong together, or to this learner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupInput:
+    """Where the records of one group are; a `Ref` is opened by the rank that trains the group.
+
+    `scores` answers one call to a teacher, with this group's score at `score_index`; None for the
+    cross-entropy objective.
+    """
+
+    prompt: Rendered | Ref[Prompt]
+    rollouts: RolloutGroup
+    scores: Ref[list[GroupScore]] | None = None
+    score_index: int = 0
+
+    def open(self, timeout: float) -> TrainGroup:
+        """Fetch what is remote. Raises RecordError when scores and rollouts have other ids."""
+        prompt = self.prompt.get(timeout).rendered if isinstance(self.prompt, Ref) else self.prompt
+        score = self.scores.get(timeout)[self.score_index] if self.scores is not None else None
+        return TrainGroup(prompt=prompt, rollouts=self.rollouts, score=score)
+
+
+class LearnerWorker:
+    """One rank of the learner. `setup` must be called on all ranks together before anything else."""
+
+    def __init__(
+        self,
+        rank: int,
+        model: ModelConfig,
+        learner: LearnerConfig,
+        objective: ObjectiveConfig,
+        teacher: TeacherConfig,
+    ) -> None:
+        self.rank, self.model, self.learner, self.objective = rank, model, learner, objective
+        torch.set_num_threads(max(1, int(learner.cpus)))
+        thinker = load_thinker(model.path, model.dtype)
+        self.tied = bool(thinker.config.tie_word_embeddings)
+        self.head = TeacherHead(thinker.lm_head.weight, teacher.weights, teacher.ema)
+        self.thinker = thinker
+        self.features = FeatureExtractor(model.path)
+        self._publication: Publication | None = None
+
+    def address(self) -> tuple[str, int]:
+        """This machine's address and a free port on it, for rank 0 to be found by the others."""
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            return _own_address(), int(listener.getsockname()[1])
+
+    def setup(self, host: str, port: int) -> int:
+        """Join the other ranks and split the model over them; gives the version (0)."""
+        gpu = bool(self.learner.gpus)
+        join_ranks(
+            rank=self.rank,
+            ranks=self.learner.ranks,
+            host=host,
+            port=port,
+            gpu=gpu,
+            timeout_seconds=self.learner.timeout_seconds,
+        )
+        self.policy = PolicyModule(self.thinker, self.learner)
+        self.engine = DeepSpeedEngine(self.policy, self.learner, dtype=self.model.dtype)
+        self.head.to(self.engine.device)
+        return self.version
+
+    @property
+    def version(self) -> int:
+        """The policy version: optimizer steps since the first weights."""
+        return self.engine.steps
+
+    def train_step(self, plan: StepPlan, groups: Mapping[int, GroupInput]) -> StepReport:
+        """Train this rank's cells of `plan`; `groups` holds the groups named there.
+
+        Raises LearnerFault when a loss or gradient is not finite on any rank, PeerFault when another
+        rank's records do not fit, and that rank's own error there; the weights are then unchanged.
+        """
+        begin = time.perf_counter()
+        micros, uses = self._prepare_together(plan, groups)
+        sums, total = StepSums(), 0.0
+        for number, micro in enumerate(micros):
+            loss, outcome = self.engine.forward(micro, last=number == len(micros) - 1)
+            self.engine.backward(loss)
+            total += float(loss.detach())
+            if outcome is not None:
+                sums.add(micro, outcome)
+        norm = self.engine.step(plan.step)
+        return StepReport(
+            rank=self.rank,
+            version=self.version,
+            loss=total,
+            grad_norm=norm,
+            sums=dict(sums.sums),
+            tokens=sums.tokens,
+            sequences=sums.sequences,
+            media_use=uses,
+            student_logprobs=dict(sums.student_logprobs),
+            divergence=dict(sums.divergence),
+            seconds=time.perf_counter() - begin,
+            peak_bytes=_peak_bytes(bool(self.learner.gpus)),
+        )
+
+    def probe(self, prompt: Rendered, response_ids: np.ndarray, temperature: float) -> np.ndarray:
+        """Log-probs float32 [T] of a response under the weights of now; call on all ranks."""
+        features = self.features.features(prompt)
+        micro = probe_micro_batch(self.thinker, prompt, features, response_ids, temperature)
+        return np.asarray(self.engine.evaluate(micro).student_logprobs.cpu().numpy())
+
+    def publish_begin(self, version: int, chunk_bytes: int) -> int:
+        """Start to send `version`, which must be the present one; gives the number of chunks."""
+        if version != self.version:
+            raise LearnerFault(f"rank {self.rank} holds version {self.version}, asked to publish {version}")
+        item = torch.empty(0, dtype=getattr(torch, self.model.dtype)).element_size()
+        self._publication = Publication(version, chunk_cuts(self.policy.sources, item, chunk_bytes))
+        return len(self._publication.cuts)
+
+    def publish_chunk(self, index: int, follow: bool) -> list[WireTensor]:
+        """Chunk `index`, on rank 0; the others help to gather it and give an empty list.
+
+        With `follow` the teacher's head takes in the push, as the teachers will.
+        """
+        publication = self._open_publication()
+        start, stop = publication.span(index)
+        chunk: list[WireTensor] = []
+        for name, tensor in self.engine.weights(self.policy.sources[start:stop]):
+            if follow and name == (EMBEDDING if self.tied else HEAD):
+                self.head.follow(tensor)
+            if self.rank == 0:
+                chunk += publication.pack([(name, tensor)])
+        return chunk
+
+    def publish_digest(self) -> str:
+        """Hash of all chunks that rank 0 sent (see `rollout.weights`)."""
+        return self._open_publication().digest()
+
+    def save(self, folder: str) -> None:
+        """Write this rank's state; rank 0 adds the version and the teacher's head."""
+        self.engine.save_state(folder)
+        if self.rank == 0:
+            self.head.save(Path(folder))
+            meta = {"version": self.version, "ranks": self.learner.ranks}
+            (Path(folder) / META_FILE).write_text(json.dumps(meta))
+
+    def load(self, folder: str) -> int:
+        """Take up a saved state and give its version; call on all ranks together."""
+        self.engine.load_state(folder)
+        self.head.load(Path(folder))
+        return self.version
+
+    def save_model(self, folder: str) -> None:
+        """Write the model folder (rank 0), adapters merged; call on all ranks together."""
+        weights = self.engine.weights(self.policy.sources)
+        if self.rank == 0:
+            save_thinker(weights, self.model.path, folder)
+        else:
+            for _ in weights:
+                pass
+
+    def _prepare_together(
+        self, plan: StepPlan, groups: Mapping[int, GroupInput]
+    ) -> tuple[list[MicroBatch], dict[str, tuple[MediaUse, ...]]]:
+        prepared, error = None, None
+        try:
+            prepared = self._prepare(plan, groups)
+        except Exception as raised:  # told to the other ranks, then raised again
+            error = raised
+        together = self.engine.agree(error is None)
+        if error is not None:
+            raise error
+        if not together or prepared is None:
+            raise PeerFault(f"step {plan.step}: another rank could not prepare its groups")
+        return prepared
+
+    def _prepare(
+        self, plan: StepPlan, groups: Mapping[int, GroupInput]
+    ) -> tuple[list[MicroBatch], dict[str, tuple[MediaUse, ...]]]:
+        uses: dict[str, tuple[MediaUse, ...]] = {}
+        micros = []
+        for cell in plan.cells[self.rank]:
+            opened = [groups[at].open(self.learner.timeout_seconds) for at in cell]
+            features = [self._checked(group) for group in opened]
+            uses |= {g.rollouts.sample_id: f.media_use for g, f in zip(opened, features, strict=True)}
+            micros.append(self._micro_batch(plan, opened, features))
+        return micros, uses
+
+    def _micro_batch(self, plan: StepPlan, groups: list[TrainGroup], features: list[Features]) -> MicroBatch:
+        if not groups:
+            return empty_micro_batch(self.objective)
+        return assemble(
+            self.thinker,
+            groups,
+            features,
+            plan=plan,
+            objective=self.objective,
+            head=self.head.weight,
+            packed=self.learner.packing,
+        )
+
+    def _checked(self, group: TrainGroup) -> Features:
+        """The tower inputs of a group whose records belong together; raises by what does not fit."""
+        sample_id, score = group.rollouts.sample_id, group.score
+        expected = group.prompt.media_use
+        for rollout in group.rollouts.rollouts:
+            if rollout.policy_version > self.version:
+                raise ForeignRecord(
+                    f"{rollout.rollout_id}: sampled by version {rollout.policy_version}, "
+                    f"the learner is at {self.version}"
+                )
+        require_same_media(expected, group.rollouts.media_use, station="rollout", sample_id=sample_id)
+        if score is not None:
+            if score.sample_id != sample_id:
+                raise ForeignRecord(
+                    f"rollouts of sample {sample_id} came with the score of {score.sample_id}"
+                )
+            require_same_media(expected, score.media_use, station="teacher", sample_id=sample_id)
+            self.head.require_same(score.scores)
+        elif self.objective.divergence != "cross_entropy":
+            raise ForeignRecord(
+                f"sample {sample_id}: no score, and {self.objective.divergence} needs a teacher"
+            )
+        features = self.features.features(group.prompt)
+        require_same_media(expected, features.media_use, station="learner", sample_id=sample_id)
+        return features
+
+    def _open_publication(self) -> Publication:
+        if self._publication is None:
+            raise LearnerFault(f"rank {self.rank}: publish_begin was not called")
+        return self._publication
+
+
+def _own_address() -> str:
+    """The address that other machines reach this one by; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("10.255.255.255", 1))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _peak_bytes(gpu: bool) -> int:
+    if gpu:
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,55 @@
+"""Config to parts: pools and learner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cluster.runtime import Resources, Runtime
+from learner.group import LearnerGroup
+from learner.group import resources as learner_resources
+from omniopsd.config import RunConfig
+from rollout.pool import RolloutPool
+from rollout.pool import resources as rollout_resources
+from teacher.pool import ScoreSpec, TeacherPool
+from teacher.pool import resources as teacher_resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The running parts of one training."""
+
+    rollout: RolloutPool
+    teacher: TeacherPool
+    learner: LearnerGroup
+
+    def wait_ready(self) -> None:
+        """Raises what the start of any part raised."""
+        self.rollout.wait_ready()
+        self.teacher.wait_ready()
+        self.learner.wait_ready()
+
+
+def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
+    """Start every actor. Raises NotEnoughResources before the first one is started."""
+    runtime.require(needs(config))
+    spec = ScoreSpec(
+        support=config.objective.support,
+        top_k=config.objective.top_k,
+        temperature=config.objective.temperature,
+    )
+    return Parts(
+        rollout=RolloutPool(runtime, config.model, config.rollout, config.weights),
+        teacher=TeacherPool(runtime, config.model, config.teacher, spec),
+        learner=LearnerGroup(
+            runtime, config.model, config.learner, config.objective, config.teacher, config.weights
+        ),
+    )
+
+
+def needs(config: RunConfig) -> list[Resources]:
+    """What all actors of a run reserve together."""
+    return [
+        *[rollout_resources(config.rollout)] * config.rollout.replicas,
+        *[teacher_resources(config.teacher)] * config.teacher.replicas,
+        *[learner_resources(config.learner)] * config.learner.ranks,
+    ]

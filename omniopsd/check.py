@@ -1,0 +1,218 @@
+"""`omniopsd check`: everything that can be wrong with a run before anything starts.
+
+Looks at the config, the model folder and the data, renders prompts, and prints the resolved config and
+the token budget. All problems come at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from safetensors import safe_open
+
+from omniopsd.config import RunConfig
+from omniopsd.config_file import config_yaml
+from omniopsd.order import DataOrder
+from omniopsd.prompts import PromptBook
+from omniopsd.samples import Sample, read_samples
+from omniopsd.token_budget import TokenBudget
+from rollout.renderer import Renderer, token_counts
+from rollout.thinker import ModelFolderError, read_config
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LAYERS = "thinker.model.layers."
+MOST_PROBLEMS = 20
+
+
+class CheckError(ValueError):
+    """A run that would fail or mislead; one line for each problem."""
+
+
+def check(config: RunConfig, *, limit: int = 64) -> None:
+    """Print the resolved config and the token budget. Raises CheckError with all problems.
+
+    Media are decoded for at most `limit` samples of each data file, spread over the file.
+    """
+    print(config_yaml(config))
+    problems: list[str] = []
+    renderer = _attempt(problems, _model, config, problems)
+    train = _attempt(problems, read_samples, config.data.train)
+    test = _attempt(problems, read_samples, config.data.test) if config.data.test else None
+    problems += _engine(config)
+    if train and test:
+        problems += _shared_samples(train, test)
+    if test:
+        problems += _without_labels(test)
+    if train:
+        _rendered("data.train", train, config, renderer, limit, problems)
+    if test:
+        _rendered("data.test", test, _for_test(config), renderer, limit, problems)
+    _report(problems)
+
+
+def _attempt(problems: list[str], work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """The value of `work`, or None and its error among the problems."""
+    try:
+        return work(*args, **kwargs)
+    except ValueError as error:
+        problems += str(error).splitlines()
+        return None
+
+
+def _model(config: RunConfig, problems: list[str]) -> Renderer:
+    path = config.model.path
+    settings = read_config(path)
+    renderer = Renderer(path)
+    text = settings["thinker_config"].get("text_config", {})
+    problems += _sizes(config, text, renderer)
+    problems += _architecture(config, settings)
+    problems += _lora_targets(config)
+    print(f"model {path}: {renderer.vocab_size} tokens, vocabulary {renderer.vocab_digest} for all roles")
+    return renderer
+
+
+def _architecture(config: RunConfig, settings: dict[str, Any]) -> Iterator[str]:
+    found = settings.get("architectures")
+    if config.rollout.engine == "vllm" and found != ["Qwen2_5OmniModel"]:
+        yield (
+            f"{config.model.path}/config.json: architectures is {found}, and vLLM knows this model as "
+            '["Qwen2_5OmniModel"]; write that'
+        )
+
+
+def _sizes(config: RunConfig, text: dict[str, Any], renderer: Renderer) -> Iterator[str]:
+    path = config.model.path
+    rows = text.get("vocab_size", renderer.vocab_size)
+    if rows < renderer.vocab_size:
+        yield f"{path}: the tokenizer has {renderer.vocab_size} tokens and the model's head {rows} rows"
+    longest = text.get("max_position_embeddings", config.model.max_context)
+    if config.model.max_context > longest:
+        found = config.model.max_context
+        yield f"model.max_context: {found} is above the model's {longest} positions; lower it"
+    if config.objective.support == "topk" and config.objective.top_k >= renderer.vocab_size:
+        yield (
+            f"objective.top_k: {config.objective.top_k} is not below the {renderer.vocab_size} tokens of the "
+            "vocabulary; lower it, or write support: full"
+        )
+
+
+def _lora_targets(config: RunConfig) -> Iterator[str]:
+    # peft skips a name that matches nothing as long as another one matches.
+    files = sorted(Path(config.model.path).glob("*.safetensors"))
+    if not files:
+        raise ModelFolderError(f"model.path {config.model.path}: no *.safetensors file found")
+    if config.learner.lora is None:
+        return
+    layers = set()
+    for file in files:
+        with safe_open(file, framework="numpy") as tensors:
+            layers |= {name.split(".")[-2] for name in tensors.keys() if name.startswith(LAYERS)}  # noqa: SIM118
+    for target in config.learner.lora.targets:
+        if target not in layers:
+            yield f"learner.lora.targets: the language model has no layer {target}; correct it"
+
+
+def _engine(config: RunConfig) -> Iterator[str]:
+    if config.rollout.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        yield "rollout.engine: vllm is not installed; install the extra cpu or gpu, or write transformers"
+
+
+def _shared_samples(train: Sequence[Sample], test: Sequence[Sample]) -> Iterator[str]:
+    known = {_question(sample) for sample in train}
+    shared = [sample for sample in test if _question(sample) in known]
+    if shared:
+        yield (
+            f"data.test: {len(shared)} of {len(test)} samples are in data.train too (first: "
+            f"{shared[0].where}); take them out of one file"
+        )
+
+
+def _question(sample: Sample) -> tuple[object, ...]:
+    inputs, root = sample.inputs, Path(sample.inputs.paths.root)
+    paths = (*inputs.paths.videos, *inputs.paths.audios, *inputs.paths.images)
+    return inputs.messages, tuple(str((root / path).resolve()) for path in paths), inputs.audio_in_video
+
+
+def _without_labels(test: Sequence[Sample]) -> Iterator[str]:
+    bare = [sample for sample in test if not sample.labels]
+    if bare:
+        yield (
+            f"data.test: {len(bare)} of {len(test)} samples have no labels (first: {bare[0].where}), so no "
+            "answer to them could be right; add labels, or take them out"
+        )
+
+
+def _for_test(config: RunConfig) -> RunConfig:
+    """The test samples need evidence only where the teacher answers them too."""
+    if config.eval.teacher:
+        return config
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"privilege": "none"})})
+
+
+def _rendered(
+    name: str,
+    samples: Sequence[Sample],
+    config: RunConfig,
+    renderer: Renderer | None,
+    limit: int,
+    problems: list[str],
+) -> None:
+    """Render up to `limit` samples of one file, and print what they cost."""
+    book = _attempt(problems, _book, samples, config, renderer) if renderer else None
+    if book is None:
+        return
+    trained = name == "data.train"
+    if trained:
+        _attempt(problems, _order, config, len(book.samples))
+    chosen = _spread(book.samples, limit)
+    prompts, contexts = [], []
+    for sample in chosen:
+        prompt = _attempt(problems, book.prompt, sample)
+        context = _attempt(problems, book.context, sample) if prompt else None
+        if context is not None and prompt is not None:
+            prompts.append(token_counts(prompt.rendered))
+            contexts.append(token_counts(context.rendered))
+    budget = TokenBudget(prompts=tuple(prompts), contexts=tuple(contexts))
+    skipped = f", {book.skipped} skipped for missing evidence" if book.skipped else ""
+    print(f"\n{name}: {len(samples)} samples{skipped}; media of {len(chosen)} of them decoded")
+    if prompts:
+        print("\n".join(budget.lines(config, trained=trained)))
+        problems += budget.problems(config)
+
+
+def _book(samples: Sequence[Sample], config: RunConfig, renderer: Renderer) -> PromptBook:
+    return PromptBook(
+        samples,
+        renderer,
+        model=config.model,
+        media=config.data.media,
+        teacher=config.teacher,
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=config.run.seed,
+    )
+
+
+def _order(config: RunConfig, count: int) -> DataOrder:
+    run = config.run
+    return DataOrder(count, per_step=run.samples_per_step, seed=run.seed, shuffle=config.data.shuffle)
+
+
+def _spread(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    count = min(limit, len(samples))
+    return [samples[at * len(samples) // count] for at in range(count)]
+
+
+def _report(problems: Sequence[str]) -> None:
+    unique = list(dict.fromkeys(problems))
+    if not unique:
+        print("\nno problem found")
+        return
+    shown = unique[:MOST_PROBLEMS]
+    if len(unique) > MOST_PROBLEMS:
+        shown.append(f"... and {len(unique) - MOST_PROBLEMS} more")
+    raise CheckError("\n".join(shown))

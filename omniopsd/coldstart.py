@@ -1,0 +1,113 @@
+"""The cold start: supervised training through the learner, before any distillation.
+
+The rows of `data.train` have a `response` each. A row without a rationale is trained on the student's
+prompt; a row with one is trained on the teacher's context, which teaches the model to read evidence.
+The paper starts from a cold-started checkpoint too (its recipe is not published).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cluster.runtime import Runtime, start_runtime
+from learner.group import LearnerGroup
+from learner.plan import group_lengths, plan_step
+from learner.worker import GroupInput
+from omniopsd.config import RunConfig
+from omniopsd.order import DataOrder
+from omniopsd.progress import TrainProgress
+from omniopsd.prompts import PromptBook
+from omniopsd.samples import Sample, read_samples
+from rollout.renderer import Renderer
+from rollout.types import Rendered, Rollout, RolloutGroup
+
+
+class ColdStartError(ValueError):
+    """A config or a row that supervised training cannot use."""
+
+
+def coldstart(config: RunConfig, out: str | Path) -> list[float]:
+    """Train `config.model.path` on given responses and write the result to the folder `out`.
+
+    Gives the loss of every step (nats per token). Raises ColdStartError.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ColdStartError(f"{out}: exists already; choose another folder or remove it")
+    if config.objective.divergence != "cross_entropy":
+        raise ColdStartError(
+            f"objective.divergence is {config.objective.divergence!r}: a cold start needs cross_entropy"
+        )
+    samples = read_samples(config.data.train)
+    bare = [sample.where for sample in samples if sample.response is None]
+    if bare:
+        raise ColdStartError(f"{bare[0]}: no response ({len(bare)} such rows); a cold start trains on given responses")
+    renderer = Renderer(config.model.path)
+    book = PromptBook(
+        samples,
+        renderer,
+        model=config.model,
+        media=config.data.media,
+        teacher=config.teacher.model_copy(update={"privilege": "none"}),
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=config.run.seed,
+    )
+    runtime = start_runtime(config.runtime)
+    try:
+        return _train(config, runtime, book, samples, out)
+    finally:
+        runtime.shutdown()
+
+
+def _train(
+    config: RunConfig, runtime: Runtime, book: PromptBook, samples: tuple[Sample, ...], out: Path
+) -> list[float]:
+    learner = LearnerGroup(
+        runtime, config.model, config.learner, config.objective, config.teacher, config.weights
+    )
+    learner.wait_ready()
+    run = config.run
+    order = DataOrder(len(samples), per_step=run.samples_per_step, seed=run.seed, shuffle=config.data.shuffle)
+    losses = []
+    with TrainProgress(run.steps) as progress:
+        progress.stage("cold start")
+        for step in range(1, run.steps + 1):
+            groups = [_group(step, samples[at], book) for at in order.claim(step)]
+            lengths = [group_lengths(g.prompt, g.rollouts, train_truncated=True) for g in groups]
+            plan = plan_step(
+                step, lengths, config.learner.ranks, config.learner.max_pack_tokens, config.learner.micro_batches
+            )
+            result = learner.step(plan, dict(enumerate(groups)))
+            losses.append(result.loss)
+            progress.step(step, {"loss": result.loss})
+    learner.save_model(str(out))
+    return losses
+
+
+def _group(step: int, sample: Sample, book: PromptBook) -> GroupInput:
+    """One row as a group of one "rollout" that holds the given response."""
+    assert sample.response is not None
+    ids = book.renderer.encode_response(sample.response)
+    rendered = _rendered(sample, book)
+    rollout = Rollout(
+        rollout_id=f"{step}/{sample.sample_id}/0",
+        sample_id=sample.sample_id,
+        index=0,
+        response_ids=ids,
+        rollout_logprobs=np.zeros(len(ids), np.float32),
+        temperature=1.0,
+        policy_version=0,
+        finish="stop",
+    )
+    group = RolloutGroup(
+        sample_id=sample.sample_id, rollouts=(rollout,), media_use=rendered.media_use, seconds=0.0
+    )
+    return GroupInput(prompt=rendered, rollouts=group)
+
+
+def _rendered(sample: Sample, book: PromptBook) -> Rendered:
+    if sample.rationale is None:
+        return book.prompt(sample).rendered
+    return book.with_evidence(sample, sample.rationale)

@@ -1,0 +1,283 @@
+"""Settings that contradict each other, found before anything starts. Pure.
+
+Two kinds. A *conflict* is a value that would train something else than it says, whoever wrote it. An
+*idle key* (`omniopsd.idle_keys`) has no effect beside the other settings; it is refused only where the
+user wrote it, because then it is believed to do something.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from learner.config import LearnerConfig
+from omniopsd.config import RunConfig
+from omniopsd.idle_keys import Finding, idle_keys
+from rollout.config import RolloutConfig
+from teacher.config import TeacherConfig
+
+FLOAT32_PROBE = 1e-2
+BFLOAT16_PROBE = (1e-2, 0.5)
+
+
+def contradictions(config: RunConfig, given: Collection[str] | None = None) -> list[Finding]:
+    """All conflicts, and the idle keys among `given` (dotted); None takes the keys set on the models."""
+    given = set(given_keys(config)) if given is None else given
+    idle = [finding for finding in idle_keys(config) if finding[0] in given]
+    return [*conflicts(config), *idle]
+
+
+def given_keys(model: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Dotted names of the fields that were passed to the models, by `model_fields_set`."""
+    for name in sorted(model.model_fields_set):
+        value = getattr(model, name)
+        if value is not None:
+            yield f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            yield from given_keys(value, f"{prefix}{name}.")
+
+
+def conflicts(config: RunConfig) -> Iterator[Finding]:
+    """Values that do not go together, in the order of the sections."""
+    yield from _steps(config)
+    yield from _data(config)
+    yield from _sampling(config)
+    yield from _objective(config)
+    yield from _off_policy(config)
+    yield from _teacher(config)
+    yield from _learner(config)
+    yield from _weights(config)
+    yield from _machines(config)
+
+
+def _steps(config: RunConfig) -> Iterator[Finding]:
+    run, learner = config.run, config.learner
+    if learner.warmup_steps >= run.steps:
+        yield (
+            "learner.warmup_steps",
+            f"a warm-up of {learner.warmup_steps} steps leaves none of {run.steps} at learner.lr; "
+            "lower it, or raise run.steps",
+        )
+    if run.samples_per_step < learner.ranks:
+        yield (
+            "run.samples_per_step",
+            f"{run.samples_per_step} samples leave some of {learner.ranks} learner.ranks without work "
+            "in every step; raise it, or lower learner.ranks",
+        )
+    cells = learner.ranks * (learner.micro_batches or 1)
+    if learner.micro_batches is not None and cells > max(run.samples_per_step, learner.ranks):
+        yield (
+            "learner.micro_batches",
+            f"{learner.ranks} ranks x {learner.micro_batches} micro-batches are more than the "
+            f"{run.samples_per_step} samples of a step, so some are always empty; lower it",
+        )
+
+
+def _data(config: RunConfig) -> Iterator[Finding]:
+    data = config.data
+    if data.test is not None and Path(data.test).resolve() == Path(data.train).resolve():
+        yield (
+            "data.test",
+            "the same file as data.train, so the table would measure memory; give held-out samples",
+        )
+    room = config.model.max_context - config.rollout.max_new_tokens
+    if room < 1:
+        yield (
+            "rollout.max_new_tokens",
+            f"{config.rollout.max_new_tokens} tokens leave no room for a prompt in model.max_context "
+            f"{config.model.max_context}; lower it, or raise model.max_context",
+        )
+
+
+def _sampling(config: RunConfig) -> Iterator[Finding]:
+    rollout = config.rollout
+    if rollout.top_k == 1:
+        yield "rollout.top_k", "1 is greedy decoding: there is nothing on-policy to learn from it; write 0"
+    if config.objective.divergence != "sampled":
+        return
+    unbiased = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    for name, value in unbiased.items():
+        if getattr(rollout, name) != value:
+            yield (
+                f"rollout.{name}",
+                f"objective.divergence: sampled is an estimate under the policy's own distribution, and "
+                f"{getattr(rollout, name)} samples another one; write {value:g}, or choose a full divergence",
+            )
+
+
+def _objective(config: RunConfig) -> Iterator[Finding]:
+    objective = config.objective
+    if objective.divergence == "cross_entropy":
+        return
+    if objective.divergence == "sampled" and objective.support != "sampled":
+        yield (
+            "objective.support",
+            f"divergence: sampled looks at the sampled token alone, but support is {objective.support}; "
+            "write support: sampled, or another divergence",
+        )
+    if objective.support == "sampled" and objective.divergence != "sampled":
+        yield (
+            "objective.divergence",
+            f"{objective.divergence} needs more than the sampled token that support: sampled keeps; "
+            "write divergence: sampled, or support: full or topk",
+        )
+    if objective.temperature != 1.0 and objective.support != "full":
+        yield (
+            "objective.temperature",
+            f"with support: {objective.support} the teacher sends scores at temperature 1 only; "
+            "write 1.0, or support: full",
+        )
+
+
+def _off_policy(config: RunConfig) -> Iterator[Finding]:
+    rollout, objective = config.rollout, config.objective
+    if objective.divergence == "cross_entropy":
+        return
+    if rollout.max_policy_lag > 0 and objective.importance == "off":
+        yield (
+            "rollout.max_policy_lag",
+            f"{rollout.max_policy_lag} trains off-policy tokens as if on-policy; "
+            "set objective.importance: capped",
+        )
+    if objective.importance == "off":
+        return
+    for name, cuts in (("top_p", rollout.top_p < 1.0), ("top_k", rollout.top_k > 0)):
+        if cuts:
+            yield (
+                f"rollout.{name}",
+                f"{getattr(rollout, name)} samples from a cut distribution, which "
+                "objective.importance: capped cannot correct; write top_p: 1.0 and top_k: 0, "
+                "or importance: off",
+            )
+    if objective.importance_cap < 1.0:
+        yield (
+            "objective.importance_cap",
+            f"a cap of {objective.importance_cap:g} shrinks on-policy tokens too, "
+            "whose weight is 1; write 1 or more",
+        )
+
+
+def _teacher(config: RunConfig) -> Iterator[Finding]:
+    teacher = config.teacher
+    if teacher.privilege != "none" and teacher.template.count("{evidence}") != 1:
+        yield (
+            "teacher.template",
+            f"has {{evidence}} {teacher.template.count('{evidence}')} times, so the teacher would not see "
+            "the evidence as meant; write it exactly once",
+        )
+    media = re.findall(r"<(?:video|audio|image)>", teacher.template)
+    if media:
+        yield "teacher.template", f"has {media[0]}: the teacher's media are those of the sample; leave it out"
+    if teacher.gpus > 1:
+        yield (
+            "teacher.gpus",
+            f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas",
+        )
+
+
+def _learner(config: RunConfig) -> Iterator[Finding]:
+    learner = config.learner
+    for beta in learner.betas:
+        if not 0 <= beta < 1:
+            yield "learner.betas", f"{beta:g} is no decay; both lie in 0 <= beta < 1"
+    if learner.zero_stage == 0 and config.model.dtype == "bfloat16":
+        yield (
+            "learner.zero_stage",
+            "0 adds up gradients in bfloat16 when model.dtype is bfloat16; "
+            "write 1, which is the same on one rank, or dtype float32",
+        )
+    if learner.lora is not None and not learner.lora.targets:
+        yield "learner.lora.targets", "an empty list trains nothing; name at least one linear layer"
+    answers = config.rollout.rollouts_per_sample * config.rollout.max_new_tokens
+    if answers >= learner.max_pack_tokens:
+        yield (
+            "learner.max_pack_tokens",
+            f"{learner.max_pack_tokens} tokens do not hold the answers of one sample ({answers} at most) "
+            "and its prompt; raise it, or lower rollouts_per_sample or max_new_tokens of rollout",
+        )
+
+
+def _weights(config: RunConfig) -> Iterator[Finding]:
+    weights = config.weights
+    if weights.probe_every > config.run.steps:
+        yield (
+            "weights.probe_every",
+            f"{weights.probe_every} pushes never come in {config.run.steps} steps, so no push "
+            "would be verified; lower it",
+        )
+    low, high = (0.0, FLOAT32_PROBE) if config.model.dtype == "float32" else BFLOAT16_PROBE
+    if weights.probe_tolerance > high:
+        yield (
+            "weights.probe_tolerance",
+            f"{weights.probe_tolerance:g} would let stale weights pass when model.dtype is "
+            f"{config.model.dtype}; write at most {high:g}",
+        )
+    if weights.probe_tolerance < low:
+        yield (
+            "weights.probe_tolerance",
+            f"{weights.probe_tolerance:g} is below the rounding of model.dtype bfloat16, so a good push "
+            "would stop the run; write about 5e-2",
+        )
+    if weights.transport == "nccl" and config.rollout.engine != "vllm":
+        yield "weights.transport", "nccl goes through vLLM; write object_store, or rollout.engine: vllm"
+    without = [name for name in ("rollout", "teacher", "learner") if getattr(config, name).gpus == 0]
+    if weights.transport == "nccl" and without:
+        keys = " and ".join(f"{name}.gpus" for name in without)
+        verb = "is" if len(without) == 1 else "are"
+        yield (
+            "weights.transport",
+            f"nccl needs GPUs, and {keys} {verb} 0; set them, or write object_store",
+        )
+
+
+def _machines(config: RunConfig) -> Iterator[Finding]:
+    rollout, runtime = config.rollout, config.runtime
+    if rollout.engine == "vllm" and rollout.gpus > 0 and rollout.gpus != rollout.tensor_parallel_size:
+        yield (
+            "rollout.gpus",
+            f"{rollout.gpus:g}, but rollout.tensor_parallel_size is {rollout.tensor_parallel_size}; "
+            "write the same number",
+        )
+    if rollout.engine == "vllm" and rollout.gpus == 0 and rollout.tensor_parallel_size > 1:
+        yield (
+            "rollout.tensor_parallel_size",
+            f"{rollout.tensor_parallel_size} needs as many GPUs; "
+            f"set rollout.gpus: {rollout.tensor_parallel_size}",
+        )
+    if rollout.engine == "transformers" and rollout.gpus > 1:
+        yield "rollout.gpus", f"{rollout.gpus:g}: the transformers engine runs on one GPU; write 1"
+    if runtime.kind == "inline":
+        yield from _inline(config)
+        return
+    if not re.fullmatch(r"local|auto|[^\s:/]+:\d+", runtime.address):
+        yield "runtime.address", f'found "{runtime.address}"; write local, auto, or host:port'
+    asked = sum(role.cpus * count for role, count in _roles(config))
+    if runtime.address == "local" and runtime.cpus is not None and asked > runtime.cpus:
+        yield (
+            "runtime.cpus",
+            f"{runtime.cpus} CPUs, and the roles ask for {asked:g}; raise it, or lower the cpus of a role",
+        )
+
+
+def _inline(config: RunConfig) -> Iterator[Finding]:
+    """One process has one DeepSpeed group and one set of environment variables."""
+    for key, count in (
+        ("rollout.replicas", config.rollout.replicas),
+        ("teacher.replicas", config.teacher.replicas),
+        ("learner.ranks", config.learner.ranks),
+    ):
+        if count > 1:
+            yield key, f"{count}, but runtime.kind: inline is one process; write 1, or kind: ray"
+    for name in ("rollout", "teacher", "learner"):
+        if getattr(config, name).gpus > 0:
+            yield f"{name}.gpus", "runtime.kind: inline runs on the CPU; write 0, or kind: ray"
+
+
+def _roles(config: RunConfig) -> Iterator[tuple[RolloutConfig | TeacherConfig | LearnerConfig, int]]:
+    yield config.rollout, config.rollout.replicas
+    yield config.learner, config.learner.ranks
+    if config.objective.divergence != "cross_entropy":
+        yield config.teacher, config.teacher.replicas

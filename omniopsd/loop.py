@@ -1,0 +1,257 @@
+"""The training loop: one step, four hops, one direction.
+
+     driver (ids, lengths, refs)        rollout pool      teacher pool        learner ranks
+  1  claim B samples ----------------> generate(chunk)
+  2  <--- groups, as each chunk completes
+  3  privileged contexts -------------------------------> score(chunk)
+  4  plan from lengths alone                              (scores stay remote: refs)
+  5  ------------ plan + groups + score refs ----------------------------> train
+  6  <------------------------------------------------------------------ StepResult
+  7  publish v+1: learner ==> engines and teachers, all confirm or the step fails; probe
+  8  metrics; rollouts kept; checkpoint at its interval
+
+Scoring of the first chunk starts while the others still generate. With `max_policy_lag: L` the
+samples of L further steps are already being generated; the code is the same.
+
+Invariants: policy version v = number of finished steps; every trained group was sampled from a
+version in [v - L, v]; every score was made by teachers that had received all pushes up to v.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.runtime import Ref, Runtime
+from learner.group import LearnerGroup, StepResult
+from learner.plan import group_lengths, plan_step
+from learner.worker import GroupInput
+from omniopsd.config import RunConfig
+from omniopsd.order import DataOrder
+from omniopsd.progress import StageTimer
+from omniopsd.prompts import PromptBook
+from omniopsd.samples import Sample
+from rollout.evidence import require_same_media
+from rollout.pool import RolloutCall, RolloutPool
+from rollout.types import Prompt, RolloutGroup, SamplingSpec, WeightUpdate
+from teacher.pool import TeacherPool
+from teacher.types import GroupScore, PrivilegedContext, ScoreRequest
+
+PROBE_TEXT = "A fixed answer that every holder of the weights scores."
+
+
+class StaleRollout(ValueError):
+    """A rollout from a policy version that `rollout.max_policy_lag` does not allow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """The samples of one step, on their way through the engines; everything by sample id."""
+
+    step: int
+    samples: dict[str, Sample]
+    prompts: dict[str, Prompt]
+    refs: dict[str, Ref[Prompt]]
+    calls: tuple[RolloutCall, ...]
+    contexts: dict[str, PrivilegedContext]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """Where the score of one group is: in a teacher's answer that the driver need not open."""
+
+    ref: Ref[list[GroupScore]]
+    index: int
+
+    def open(self, timeout: float) -> GroupScore:
+        """Fetch the score."""
+        return self.ref.get(timeout)[self.index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutcome:
+    """Everything that the recorder needs to know of a finished step."""
+
+    step: int
+    samples: dict[str, Sample]
+    groups: tuple[RolloutGroup, ...]
+    scores: dict[str, Scored]
+    contexts: dict[str, PrivilegedContext]
+    result: StepResult
+    prompt_tokens: int
+    context_tokens: int
+    probe_difference: float | None
+    seconds: dict[str, float]
+
+
+class TrainLoop:
+    """Drives pools and learner; holds no weights, no logits and no torch."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        runtime: Runtime,
+        book: PromptBook,
+        rollout: RolloutPool,
+        teacher: TeacherPool,
+        learner: LearnerGroup,
+    ) -> None:
+        self.config, self.runtime, self.book = config, runtime, book
+        self.rollout, self.teacher, self.learner = rollout, teacher, learner
+        run = config.run
+        self.order = DataOrder(
+            len(book.samples), per_step=run.samples_per_step, seed=run.seed, shuffle=config.data.shuffle
+        )
+        self.version = 0
+        self._claimed: deque[Claimed] = deque()
+
+    def resume(self, version: int, teacher_folder: str) -> None:
+        """Go on after step `version`: the learner has its state back, engines and teachers get theirs."""
+        update = self.learner.publish(follow=False)
+        self.rollout.push(update)
+        self.teacher.resume(teacher_folder, update, self.config.weights.timeout_seconds)
+        self.version = version
+
+    def step(self, step: int, last: int) -> StepOutcome:
+        """One whole step; raises on the first thing that is not as it should be."""
+        timer = StageTimer()
+        begin = time.perf_counter()
+        with timer.stage("rollout"):
+            claimed = self._next(step, last)
+            groups, scores = self._collect(claimed)
+        with timer.stage("learner"):
+            result = self._train(claimed, groups, scores)
+        with timer.stage("push"):
+            difference = self._push(step)
+        seconds = timer.take()
+        seconds["step"] = time.perf_counter() - begin
+        return StepOutcome(
+            step=step,
+            samples=claimed.samples,
+            groups=tuple(groups[sample_id] for sample_id in claimed.samples),
+            scores=scores,
+            contexts=claimed.contexts,
+            result=result,
+            prompt_tokens=sum(len(p.rendered.token_ids) for p in claimed.prompts.values()),
+            context_tokens=sum(len(c.rendered.token_ids) for c in claimed.contexts.values()),
+            probe_difference=difference,
+            seconds=seconds,
+        )
+
+    # --- 1: claim ----------------------------------------------------------------------------
+
+    def _next(self, step: int, last: int) -> Claimed:
+        """The samples of `step`; those of the next `max_policy_lag` steps are sent off as well."""
+        ahead = min(last, step + self.config.rollout.max_policy_lag)
+        first = self._claimed[-1].step + 1 if self._claimed else step
+        for number in range(first, ahead + 1):
+            self._claimed.append(self._claim(number))
+        return self._claimed.popleft()
+
+    def _claim(self, step: int) -> Claimed:
+        samples = {s.sample_id: s for s in (self.book.samples[at] for at in self.order.claim(step))}
+        prompts = {sample_id: self.book.prompt(sample) for sample_id, sample in samples.items()}
+        refs = {sample_id: self.runtime.put(prompt) for sample_id, prompt in prompts.items()}
+        calls = self.rollout.submit(refs, self._spec(), step)
+        contexts = {sample_id: self.book.context(sample) for sample_id, sample in samples.items()}
+        return Claimed(
+            step=step, samples=samples, prompts=prompts, refs=refs, calls=tuple(calls), contexts=contexts
+        )
+
+    def _spec(self) -> SamplingSpec:
+        rollout = self.config.rollout
+        return SamplingSpec(
+            rollouts=rollout.rollouts_per_sample,
+            max_new_tokens=rollout.max_new_tokens,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            seed=self.config.run.seed,
+        )
+
+    # --- 2, 3: collect and score ---------------------------------------------------------------
+
+    def _collect(
+        self, claimed: Claimed
+    ) -> tuple[dict[str, RolloutGroup], dict[str, Scored]]:
+        groups: dict[str, RolloutGroup] = {}
+        scores: dict[str, Scored] = {}
+        pending = list(claimed.calls)
+        while pending:
+            call = pending.pop(self.runtime.wait([c.ref for c in pending], self.config.rollout.timeout_seconds))
+            fresh = call.ref.get(self.config.rollout.timeout_seconds)
+            self._check(claimed, call.sample_ids, fresh)
+            groups |= {group.sample_id: group for group in fresh}
+            ref = self.teacher.score([_request(claimed.contexts[group.sample_id], group) for group in fresh])
+            scores |= {group.sample_id: Scored(ref=ref, index=at) for at, group in enumerate(fresh)}
+        return groups, scores
+
+    def _check(self, claimed: Claimed, asked: Sequence[str], groups: Sequence[RolloutGroup]) -> None:
+        given = [group.sample_id for group in groups]
+        if given != list(asked):
+            raise StaleRollout(f"step {claimed.step}: asked for samples {list(asked)}, got {given}")
+        oldest = self.version - self.config.rollout.max_policy_lag
+        for group in groups:
+            require_same_media(
+                claimed.prompts[group.sample_id].rendered.media_use,
+                group.media_use,
+                station="rollout",
+                sample_id=group.sample_id,
+            )
+            for rollout in group.rollouts:
+                if not oldest <= rollout.policy_version <= self.version:
+                    raise StaleRollout(
+                        f"{rollout.rollout_id}: sampled from version {rollout.policy_version}, the student is at "
+                        f"{self.version} and rollout.max_policy_lag is {self.config.rollout.max_policy_lag}"
+                    )
+
+    # --- 4, 5, 6: train ---------------------------------------------------------------------------
+
+    def _train(
+        self, claimed: Claimed, groups: dict[str, RolloutGroup], scores: dict[str, Scored]
+    ) -> StepResult:
+        learner, train_truncated = self.config.learner, self.config.objective.train_truncated
+        order = list(claimed.samples)
+        lengths = [
+            group_lengths(claimed.prompts[s].rendered, groups[s], train_truncated=train_truncated) for s in order
+        ]
+        plan = plan_step(
+            claimed.step, lengths, learner.ranks, learner.max_pack_tokens, learner.micro_batches
+        )
+        inputs = {
+            at: GroupInput(
+                prompt=claimed.refs[s], rollouts=groups[s], scores=scores[s].ref, score_index=scores[s].index
+            )
+            for at, s in enumerate(order)
+        }
+        return self.learner.step(plan, inputs)
+
+    # --- 7: push ----------------------------------------------------------------------------------
+
+    def _push(self, step: int) -> float | None:
+        update = self.learner.publish(follow=self.teacher.follows)
+        receipts = self.teacher.push(update)
+        self.rollout.push(update)
+        self.teacher.confirm(receipts, update, self.config.weights.timeout_seconds)
+        self.version = step
+        return self._compare(step, update)
+
+    def _compare(self, step: int, update: WeightUpdate) -> float | None:
+        """The probe: one fixed prompt and text, scored by every engine and by the learner."""
+        if step % self.config.weights.probe_every:
+            return None
+        prompt = self.book.prompt(self.book.samples[0])
+        response = self.book.renderer.encode_response(PROBE_TEXT)
+        expected = self.learner.probe(prompt.rendered, response, 1.0)
+        return self.rollout.require_probe(prompt, response, expected, update.version)
+
+
+def _request(context: PrivilegedContext, group: RolloutGroup) -> ScoreRequest:
+    return ScoreRequest(
+        context=context,
+        rollout_ids=tuple(rollout.rollout_id for rollout in group.rollouts),
+        responses=tuple(rollout.response_ids for rollout in group.rollouts),
+    )

@@ -1,0 +1,122 @@
+"""Samples to prompts: media decoded once, student prompt and privileged context rendered from the same arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omniopsd.samples import Sample
+from rationale_cache.types import Rationale
+from rollout.config import MediaConfig, ModelConfig
+from rollout.media import MediaCache, decode_media
+from rollout.renderer import Renderer
+from rollout.types import Media, Prompt, Rendered
+from teacher.config import TeacherConfig
+from teacher.context import (
+    Evidence,
+    EvidenceBook,
+    Privileged,
+    check_template,
+    missing_evidence,
+    privileged_messages,
+)
+from teacher.types import PrivilegedContext
+
+
+class ContextTooLong(ValueError):
+    """A prompt that leaves no room for the answer within the model's context."""
+
+
+class PromptBook:
+    """Renders the samples of one data file, for the student and for the teacher."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        renderer: Renderer,
+        *,
+        model: ModelConfig,
+        media: MediaConfig,
+        teacher: TeacherConfig,
+        max_new_tokens: int,
+        seed: int,
+    ) -> None:
+        """Raises EvidenceError when `teacher.missing` is "fail" and evidence is missing."""
+        check_template(teacher.template)
+        rows = [_privileged(sample) for sample in samples]
+        absent: set[str] = set()
+        if teacher.missing == "skip":
+            absent = set(missing_evidence(rows, teacher.privilege))
+        self.samples = [sample for sample in samples if sample.sample_id not in absent]
+        self.skipped = len(absent)
+        kept = [row for row in rows if row.sample_id not in absent]
+        self.evidence = EvidenceBook(kept, teacher.privilege, seed=seed)
+        self.renderer, self.template = renderer, teacher.template
+        self._media_config, self._cache = media, MediaCache(media.cache_bytes)
+        self._room = model.max_context - max_new_tokens
+        self._max_context = model.max_context
+
+    def media(self, sample: Sample) -> tuple[Media, ...]:
+        """The sample's media in prompt order, from memory when they were decoded before."""
+        inputs = sample.inputs
+        return decode_media(
+            inputs.messages,
+            inputs.paths,
+            inputs.audio_in_video,
+            self._media_config,
+            where=sample.where,
+            cache=self._cache,
+        )
+
+    def prompt(self, sample: Sample) -> Prompt:
+        """The student's prompt: made from `sample.inputs` alone. Raises ContextTooLong."""
+        inputs = sample.inputs
+        rendered = self.renderer.render(
+            inputs.messages, self.media(sample), audio_in_video=inputs.audio_in_video
+        )
+        self._require_room(len(rendered.token_ids), sample, "the student's prompt")
+        return Prompt(sample_id=inputs.sample_id, rendered=rendered)
+
+    def context(self, sample: Sample) -> PrivilegedContext:
+        """The teacher's context: the same messages and media, and the evidence. Raises ContextTooLong."""
+        inputs = sample.inputs
+        evidence = self.evidence.of(inputs.sample_id)
+        rendered = self.renderer.render(
+            privileged_messages(inputs.messages, evidence, self.template),
+            self.media(sample),
+            audio_in_video=inputs.audio_in_video,
+        )
+        self._require_room(len(rendered.token_ids), sample, "the teacher's context")
+        return PrivilegedContext(
+            sample_id=inputs.sample_id,
+            rendered=rendered,
+            privilege=self.evidence.privilege,
+            evidence_id=evidence.source_id if evidence else "",
+        )
+
+    def with_evidence(self, sample: Sample, text: str) -> Rendered:
+        """The messages with a given text of evidence: what a cold start learns to read."""
+        inputs = sample.inputs
+        evidence = Evidence(text=text, source_id=sample.sample_id, rationale_key="")
+        rendered = self.renderer.render(
+            privileged_messages(inputs.messages, evidence, self.template),
+            self.media(sample),
+            audio_in_video=inputs.audio_in_video,
+        )
+        self._require_room(len(rendered.token_ids), sample, "the context")
+        return rendered
+
+    def _require_room(self, tokens: int, sample: Sample, what: str) -> None:
+        if tokens > self._room:
+            raise ContextTooLong(
+                f"{sample.where}: {what} has {tokens} tokens, and model.max_context {self._max_context} leaves "
+                f"{self._room} beside rollout.max_new_tokens: shorten the sample or use fewer frames"
+            )
+
+
+def _privileged(sample: Sample) -> Privileged:
+    text = sample.rationale
+    return Privileged(
+        sample_id=sample.sample_id,
+        labels=sample.labels,
+        rationale=Rationale.of(text) if text is not None and text.strip() else None,
+    )
