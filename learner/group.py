@@ -32,8 +32,8 @@ LAST_WORD_SECONDS = 10.0
 class StepResult:
     """One step over all ranks. `means` by name (see `learner.statistics`), divided once.
 
-    `loss` is the step's loss; `tokens` and `sequences` the trained ones; `student_logprobs` and
-    `divergence` float32 [T] by rollout id; `media_use` by sample id; `seconds` of the slowest rank.
+    `loss` is the step's loss; `tokens` and `sequences` the trained ones; `student_logprobs`,
+    `teacher_logprobs`, `divergence` float32 [T] and `teacher_versions` by rollout id; `media_use` by sample id; `seconds` of the slowest rank.
     """
 
     version: int
@@ -45,6 +45,9 @@ class StepResult:
     media_use: dict[str, tuple[MediaUse, ...]]
     student_logprobs: dict[str, Any]
     divergence: dict[str, Any]
+    teacher_logprobs: dict[str, Any]
+    teacher_versions: dict[str, int]
+    teacher_seconds: float
     seconds: float
     peak_bytes: int
 
@@ -177,6 +180,9 @@ def merge(reports: list[StepReport], plan: StepPlan) -> StepResult:
         media_use=_joined([report.media_use for report in reports]),
         student_logprobs=_joined([report.student_logprobs for report in reports]),
         divergence=_joined([report.divergence for report in reports]),
+        teacher_logprobs=_joined([report.teacher_logprobs for report in reports]),
+        teacher_versions=_joined([report.teacher_versions for report in reports]),
+        teacher_seconds=sum(report.teacher_seconds for report in reports),
         seconds=max(report.seconds for report in reports),
         peak_bytes=max(report.peak_bytes for report in reports),
     )

@@ -30,6 +30,7 @@ class StepSums:
         self.tokens = self.sequences = 0
         self.student_logprobs: dict[str, np.ndarray] = {}
         self.divergence: dict[str, np.ndarray] = {}
+        self.teacher_logprobs: dict[str, np.ndarray] = {}
 
     def add(self, micro: MicroBatch, outcome: RowOutcome) -> None:
         """Take in one micro-batch that was not empty."""
@@ -39,6 +40,7 @@ class StepSums:
             own = {name: values[at] for name, values in split.items()}
             self.student_logprobs[rollout.rollout_id] = own["student_logprobs"]
             self.divergence[rollout.rollout_id] = own["divergence"]
+            self.teacher_logprobs[rollout.rollout_id] = own["teacher_logprobs"]
             self.sums["truncated"] += rollout.finish == "length"
             self.sums["aborted"] += rollout.finish == "abort"
             if own["weights"].any():
@@ -68,6 +70,7 @@ def _rows(micro: MicroBatch, outcome: RowOutcome) -> dict[str, np.ndarray]:
         "student_logprobs": student,
         "divergence": divergence,
         "student_entropy": _array(outcome.entropy),
+        "teacher_logprobs": teacher,
         "teacher_gain": teacher - student,
         "logprob_gap": np.abs(_array(micro.rollout_logprobs) - student),
         "importance_clipped": (at_cap & capped).astype(np.float32),

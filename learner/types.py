@@ -55,8 +55,8 @@ class StepReport:
     """What one rank saw in one step: sums and counts, divided once, by the driver.
 
     `sums` over this rank's trained tokens (or sequences where the name says so); `media_use` by
-    sample id; `student_logprobs` by rollout id (float32 [T]) and `divergence` (float32 [T]) for the
-    rollouts that the run folder keeps and for the metrics by position.
+    sample id; `student_logprobs`, `teacher_logprobs`, `divergence` (float32 [T]) and `teacher_versions`
+    by rollout id; `teacher_seconds` is what the teachers needed for this rank's groups.
     """
 
     rank: int
@@ -69,5 +69,8 @@ class StepReport:
     media_use: dict[str, tuple[MediaUse, ...]]
     student_logprobs: dict[str, object] = field(default_factory=dict)
     divergence: dict[str, object] = field(default_factory=dict)
+    teacher_logprobs: dict[str, object] = field(default_factory=dict)
+    teacher_versions: dict[str, int] = field(default_factory=dict)
+    teacher_seconds: float = 0.0
     seconds: float = 0.0
     peak_bytes: int = 0

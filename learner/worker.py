@@ -40,6 +40,9 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
 
+Prepared = tuple[list[MicroBatch], dict[str, tuple[MediaUse, ...]], list[GroupScore]]
+
+
 class PeerFault(LearnerFault):
     """This rank was ready, another one was not; that one says why."""
 
@@ -122,7 +125,7 @@ class LearnerWorker:
         rank's records do not fit, and that rank's own error there; the weights are then unchanged.
         """
         begin = time.perf_counter()
-        micros, uses = self._prepare_together(plan, groups)
+        micros, uses, scored = self._prepare_together(plan, groups)
         sums, total = StepSums(), 0.0
         for number, micro in enumerate(micros):
             loss, outcome = self.engine.forward(micro, last=number == len(micros) - 1)
@@ -142,6 +145,9 @@ class LearnerWorker:
             media_use=uses,
             student_logprobs=dict(sums.student_logprobs),
             divergence=dict(sums.divergence),
+            teacher_logprobs=dict(sums.teacher_logprobs),
+            teacher_versions={s.rollout_id: s.teacher_version for score in scored for s in score.scores},
+            teacher_seconds=sum(score.seconds for score in scored),
             seconds=time.perf_counter() - begin,
             peak_bytes=_peak_bytes(bool(self.learner.gpus)),
         )
@@ -204,7 +210,7 @@ class LearnerWorker:
 
     def _prepare_together(
         self, plan: StepPlan, groups: Mapping[int, GroupInput]
-    ) -> tuple[list[MicroBatch], dict[str, tuple[MediaUse, ...]]]:
+    ) -> Prepared:
         prepared, error = None, None
         try:
             prepared = self._prepare(plan, groups)
@@ -219,15 +225,17 @@ class LearnerWorker:
 
     def _prepare(
         self, plan: StepPlan, groups: Mapping[int, GroupInput]
-    ) -> tuple[list[MicroBatch], dict[str, tuple[MediaUse, ...]]]:
+    ) -> Prepared:
         uses: dict[str, tuple[MediaUse, ...]] = {}
-        micros = []
+        micros: list[MicroBatch] = []
+        scored: list[GroupScore] = []
         for cell in plan.cells[self.rank]:
             opened = [groups[at].open(self.learner.timeout_seconds) for at in cell]
             features = [self._checked(group) for group in opened]
             uses |= {g.rollouts.sample_id: f.media_use for g, f in zip(opened, features, strict=True)}
+            scored += [group.score for group in opened if group.score is not None]
             micros.append(self._micro_batch(plan, opened, features))
-        return micros, uses
+        return micros, uses, scored
 
     def _micro_batch(self, plan: StepPlan, groups: list[TrainGroup], features: list[Features]) -> MicroBatch:
         if not groups:

@@ -128,6 +128,10 @@ class CheckpointStore:
         found = [path for path in self.folder.glob("step_*") if path.name.removeprefix("step_").isdigit()]
         return sorted(found, key=_step)
 
+    def whole(self) -> list[Path]:
+        """As `paths`, but only those whose every file is as the manifest says."""
+        return [path for path in self.paths() if not find_faults(path)]
+
     def _write_aside(self, final: Path, state: CheckpointState, write: Callable[[Path], None]) -> Path:
         aside = self.folder / f".{final.name}.tmp"
         aside.mkdir()

@@ -76,6 +76,7 @@ class StepOutcome:
 
     step: int
     samples: dict[str, Sample]
+    prompts: dict[str, Prompt]
     groups: tuple[RolloutGroup, ...]
     scores: dict[str, Scored]
     contexts: dict[str, PrivilegedContext]
@@ -131,6 +132,7 @@ class TrainLoop:
         return StepOutcome(
             step=step,
             samples=claimed.samples,
+            prompts=claimed.prompts,
             groups=tuple(groups[sample_id] for sample_id in claimed.samples),
             scores=scores,
             contexts=claimed.contexts,

@@ -16,13 +16,14 @@ import numpy as np
 
 from cluster.config import RuntimeConfig
 from learner.config import LearnerConfig, ObjectiveConfig
-from omniopsd.coldstart import coldstart
+from omniopsd.coldstart import ColdStartError, coldstart
 from omniopsd.config import DataConfig, RunConfig, RunSection
 from omniopsd.mer_mini.clip import draw_evidence, plan_clips
 from omniopsd.mer_mini.text import gold_response, write_rationale
 from omniopsd.mer_mini.write import EVIDENCE, write_mer_mini
 from omniopsd.mini_omni import write_mini_omni
 from rollout.config import ModelConfig, RolloutConfig
+from rollout.thinker import read_weights, save_thinker
 from teacher.config import TeacherConfig
 
 STEPS = 600
@@ -39,13 +40,18 @@ TEMPLATE = "\nRationale: {evidence}"
 
 def run(out: str | Path, *, steps: int | None = None, seed: int = 0) -> None:
     """Make the demo's student from nothing and write its model folder (bfloat16)."""
+    if Path(out).exists():
+        raise ColdStartError(f"{out}: exists already; choose another folder or remove it")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write_rows(folder / "clips", seed)
         corpus = [m["content"] for row in rows for m in row["messages"]]
         corpus += [row[key] for row in rows for key in ("rationale", "response") if key in row]
         write_mini_omni(folder / "base", seed=seed, corpus=corpus)
-        coldstart(make_config(folder, seed=seed, steps=steps or STEPS), out)
+        coldstart(make_config(folder, seed=seed, steps=steps or STEPS), folder / "trained")
+        # half the bytes; whoever trains on loads it as float32 again
+        weights = ((name, tensor.bfloat16()) for name, tensor in read_weights(folder / "trained"))
+        save_thinker(weights, folder / "trained", out)
 
 
 def make_config(folder: Path, *, seed: int, steps: int) -> RunConfig:

@@ -24,7 +24,18 @@ import pyarrow.parquet
 from rollout.media import MediaError, MediaPaths, resolve_path
 from rollout.messages import Message, MessageError, media_kinds, parse_messages
 
-KEYS = ("id", "messages", "videos", "audios", "images", "audio_in_video", "labels", "rationale", "response", "dataset")
+KEYS = (
+    "id",
+    "messages",
+    "videos",
+    "audios",
+    "images",
+    "audio_in_video",
+    "labels",
+    "rationale",
+    "response",
+    "dataset",
+)
 MOST_ERRORS = 20
 
 

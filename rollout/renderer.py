@@ -131,6 +131,10 @@ class Renderer:
             audio_in_video=audio_in_video,
         )
 
+    def decode_tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """Each token as text of its own, special tokens too; for people to read."""
+        return [self.processor.tokenizer.decode([int(one)]) for one in ids]
+
     def _chat(self, messages: Sequence[Message]) -> Iterator[str]:
         for index, message in enumerate(messages):
             yield f"<|im_start|>{message.role}\n"

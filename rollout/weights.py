@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import safe_open
 
-from rollout.types import WireTensor
+from rollout.types import WeightReceipt, WeightUpdate, WireTensor
 
 PREFIX = "thinker."
 TIED_HEAD = "lm_head.weight"
@@ -113,6 +113,19 @@ class IncomingWeights:
         if mine != digest:
             raise WeightFault(f"version {version}: the weights that came have digest {mine}, sent was {digest}")
         return mine
+
+
+def require_receipts(receipts: Sequence[WeightReceipt], update: WeightUpdate) -> None:
+    """Raises WeightFault naming every receiver that does not hold the update's version and bytes."""
+    wrong = [
+        f"{receipt.receiver} (version {receipt.version}, digest {receipt.digest})"
+        for receipt in receipts
+        if (receipt.version, receipt.digest) != (update.version, update.digest)
+    ]
+    if wrong:
+        raise WeightFault(
+            f"version {update.version} with digest {update.digest} was pushed, but {', '.join(wrong)} holds another"
+        )
 
 
 def weight_names(model_path: str | Path) -> frozenset[str]:

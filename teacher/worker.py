@@ -11,7 +11,7 @@ import torch
 from rollout.config import ModelConfig
 from rollout.features import FeatureExtractor
 from rollout.thinker import load_thinker
-from rollout.transformers_engine import greedy_decode
+from rollout.greedy import greedy_decode
 from rollout.types import WeightReceipt, WeightUpdate
 from rollout.weights import IncomingWeights, from_wire, weight_names
 from teacher.config import TeacherConfig

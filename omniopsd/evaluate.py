@@ -1,0 +1,151 @@
+"""The before/after table: greedy answers without privilege, and those of the privileged teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cluster.runtime import Runtime, start_runtime
+from omniopsd.answers import judge
+from omniopsd.config import RunConfig
+from omniopsd.report_table import wilson
+from omniopsd.prompts import PromptBook
+from omniopsd.samples import Sample, read_samples
+from rollout.pool import RolloutPool
+from rollout.renderer import Renderer
+from teacher.pool import TeacherPool
+
+PROMPTS_PER_ROUND = 64
+Results = dict[str, Any]
+
+
+class EvalError(ValueError):
+    """Samples or a source that cannot be evaluated."""
+
+
+class Evaluation:
+    """One set of held-out samples, and who has answered them."""
+
+    def __init__(self, book: PromptBook, samples: Sequence[Sample], max_new_tokens: int) -> None:
+        """Raises EvalError when a sample has no labels: it could only be counted wrong."""
+        bare = [sample.where for sample in samples if not sample.labels]
+        if bare:
+            raise EvalError(f"{bare[0]}: no labels ({len(bare)} such samples); an evaluation needs them")
+        self.book, self.samples, self.max_new_tokens = book, samples, max_new_tokens
+
+    def student(self, runtime: Runtime, pool: RolloutPool, tick: Callable[[int], None] = lambda n: None) -> Results:
+        """Answers of the rollout engines' present policy, from the student's prompt alone."""
+
+        def answer(part: Sequence[Sample]) -> list[np.ndarray]:
+            refs = {sample.sample_id: runtime.put(self.book.prompt(sample)) for sample in part}
+            return pool.greedy(refs, self.max_new_tokens)
+
+        return self._tally(answer, tick)
+
+    def teacher(self, pool: TeacherPool, tick: Callable[[int], None] = lambda n: None) -> Results:
+        """Answers of the teacher, with its evidence: the gap that there is to close."""
+
+        def answer(part: Sequence[Sample]) -> list[np.ndarray]:
+            return pool.answer([self.book.context(sample) for sample in part], self.max_new_tokens)
+
+        return self._tally(answer, tick)
+
+    def _tally(
+        self, answer: Callable[[Sequence[Sample]], list[np.ndarray]], tick: Callable[[int], None]
+    ) -> Results:
+        texts: list[str] = []
+        for at in range(0, len(self.samples), PROMPTS_PER_ROUND):
+            part = self.samples[at : at + PROMPTS_PER_ROUND]
+            ids = answer(part)
+            if len(ids) != len(part):
+                raise EvalError(f"{len(part)} samples were asked and {len(ids)} answers came")
+            texts += [self.book.renderer.decode(one) for one in ids]
+            tick(len(texts))
+        return tally(self.samples, texts)
+
+
+def tally(samples: Sequence[Sample], texts: Sequence[str]) -> Results:
+    """Counts over all samples and by dataset; `answers` keeps the texts."""
+    total: Results = {"n": 0, "correct": 0, "format_valid": 0, "by_dataset": {}, "answers": []}
+    for sample, text in zip(samples, texts, strict=True):
+        verdict = judge(text, sample.labels)
+        part = total["by_dataset"].setdefault(sample.dataset or "all", {"n": 0, "correct": 0, "format_valid": 0})
+        for counts in (total, part):
+            counts["n"] += 1
+            counts["correct"] += verdict.correct
+            counts["format_valid"] += verdict.format_valid
+        total["answers"].append(
+            {"id": sample.sample_id, "text": text, "labels": list(sample.labels), "correct": verdict.correct}
+        )
+    return total
+
+
+def held_out_book(config: RunConfig, renderer: Renderer) -> tuple[PromptBook, list[Sample]]:
+    """The held-out samples of a run, with the teacher's evidence for them where they have any."""
+    if config.data.test is None:
+        raise EvalError("data.test is not set: give the held-out samples")
+    samples = list(read_samples(config.data.test))[: config.eval.samples]
+    teacher = config.teacher
+    if not config.eval.teacher:
+        teacher = teacher.model_copy(update={"privilege": "none"})
+    book = PromptBook(
+        samples,
+        renderer,
+        model=config.model,
+        media=config.data.media,
+        teacher=teacher.model_copy(update={"missing": "fail"}),
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=config.run.seed,
+    )
+    return book, samples
+
+
+def results_table(results: Results, title: str) -> Table:
+    """The table that a run ends with: who, accuracy with its 95 % interval, format, by dataset."""
+    rows = [("student before", results.get("before")), ("privileged teacher", results.get("teacher"))]
+    rows += [(f"student at step {step}", part) for step, part in results.get("steps", {}).items()]
+    rows += [("student after", results.get("after"))]
+    known = [(name, part) for name, part in rows if part]
+    datasets = sorted({key for _, part in known for key in part["by_dataset"]})
+    held_out = known[0][1]["n"] if known else 0
+    table = Table(title=f"{title} ({held_out} held-out items)")
+    for name in ("", "accuracy", "95 % interval", "format", *datasets):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, part in known:
+        low, high = wilson(part["correct"], part["n"])
+        split = [_rate(part["by_dataset"].get(key)) for key in datasets]
+        form = f"{part['format_valid'] / part['n']:.2f}"
+        table.add_row(name, f"{part['correct'] / part['n']:.3f}", f"{low:.3f} - {high:.3f}", form, *split)
+    return table
+
+
+def run_eval(source: str, data: str, *, overrides: Sequence[str] = (), out: str | None = None) -> None:
+    """`omniopsd eval`: a run's newest checkpoint or a model folder, greedy, no privilege."""
+    from omniopsd.model_source import eval_config
+
+    config = eval_config(source, data, overrides)
+    runtime = start_runtime(config.runtime)
+    console = Console()
+    try:
+        pool = RolloutPool(runtime, config.model, config.rollout, config.weights)
+        pool.wait_ready()
+        book, samples = held_out_book(config, Renderer(config.model.path))
+        evaluation = Evaluation(book, samples, config.rollout.max_new_tokens)
+        results = evaluation.student(
+            runtime, pool, lambda done: console.print(f"{done}/{len(samples)} answered", highlight=False)
+        )
+    finally:
+        runtime.shutdown()
+    console.print(results_table({"after": results}, f"{source} on {data}"))
+    if out is not None:
+        Path(out).write_text(json.dumps({"source": source, "data": data, "after": results}, indent=1))
+
+
+def _rate(part: Results | None) -> str:
+    return f"{part['correct'] / part['n']:.3f}" if part else ""

@@ -1,0 +1,175 @@
+"""One training run from config to report: start, evaluate, step, checkpoint, evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cluster.runtime import Runtime, start_runtime
+from omniopsd.build import Parts, make_parts
+from omniopsd.checkpoint import Checkpoint, CheckpointState, CheckpointStore
+from omniopsd.config import RunConfig
+from omniopsd.evaluate import Evaluation, held_out_book, results_table
+from omniopsd.loop import TrainLoop
+from omniopsd.metrics import MetricsLog
+from omniopsd.model_source import MODEL
+from omniopsd.progress import TrainProgress
+from omniopsd.prompts import PromptBook
+from omniopsd.recorder import Recorder
+from omniopsd.report import build_report
+from omniopsd.run_folder import RunFolder, config_digest
+from omniopsd.samples import read_samples
+from rollout.renderer import Renderer
+
+LEARNER, TEACHER = "learner", "teacher"
+
+
+def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
+    """Run to `run.steps` and give the run folder; with `resume`, from its newest whole checkpoint."""
+    folder = RunFolder(config.run.root, config.run.name)
+    renderer = Renderer(config.model.path)
+    book = make_book(config, renderer)
+    held_out = _evaluation(config, renderer)
+    folder.create(config, resume=resume)
+    runtime = start_runtime(config.runtime)
+    try:
+        Run(config, folder, runtime, book, held_out).go(resume)
+    finally:
+        runtime.shutdown()
+    build_report(folder)
+    _say_end(config, folder)
+    return folder
+
+
+def make_book(config: RunConfig, renderer: Renderer) -> PromptBook:
+    """The training samples with their evidence."""
+    return PromptBook(
+        read_samples(config.data.train),
+        renderer,
+        model=config.model,
+        media=config.data.media,
+        teacher=config.teacher,
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=config.run.seed,
+    )
+
+
+class Run:
+    """The parts of one run while it lasts."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        runtime: Runtime,
+        book: PromptBook,
+        held_out: Evaluation | None,
+    ) -> None:
+        self.config, self.folder, self.runtime, self.held_out = config, folder, runtime, held_out
+        self.book = book
+        self.store = CheckpointStore(folder.checkpoints_path, keep=config.checkpoint.keep)
+        self.console = Console()
+
+    def go(self, resume: bool) -> None:
+        """Start the parts, then all steps that are left."""
+        checkpoint = self.store.load_latest(config_digest(self.config)) if resume else None
+        first = checkpoint.state.step + 1 if checkpoint else 1
+        with TrainProgress(self.config.run.steps, done=first - 1, console=self.console) as self.progress:
+            self.progress.stage("starting engines, teachers and learner")
+            parts = make_parts(self.config, self.runtime)
+            parts.wait_ready()
+            loop = TrainLoop(
+                self.config,
+                runtime=self.runtime,
+                book=self.book,
+                rollout=parts.rollout,
+                teacher=parts.teacher,
+                learner=parts.learner,
+            )
+            if checkpoint:
+                self._take_up(checkpoint, parts, loop)
+            else:
+                self._before(parts)
+            self._steps(first, parts, loop)
+
+    def _steps(self, first: int, parts: Parts, loop: TrainLoop) -> None:
+        last, every = self.config.run.steps, self.config.eval.every
+        with MetricsLog(self.folder.metrics_path, self.folder.tensorboard_path) as metrics:
+            metrics.truncate_after(first - 1)
+            recorder = Recorder(self.config, self.folder, self.book, metrics)
+            for step in range(first, last + 1):
+                self.progress.stage("training")
+                self.progress.step(step, recorder.record(loop.step(step, last)))
+                if step % self.config.checkpoint.every == 0 or step == last:
+                    self._save(step, parts)
+                if step == last:
+                    self._keep("after", self._student(parts, "evaluating the student"))
+                elif every and step % every == 0:
+                    self._keep_step(step, self._student(parts, f"evaluating step {step}"))
+
+    # --- evaluation ----------------------------------------------------------------------------
+
+    def _before(self, parts: Parts) -> None:
+        self._keep("before", self._student(parts, "evaluating the student before training"))
+        if self.held_out and self.config.eval.teacher and self.config.teacher.privilege != "none":
+            self.progress.stage("evaluating the privileged teacher")
+            self._keep("teacher", self.held_out.teacher(parts.teacher))
+
+    def _student(self, parts: Parts, stage: str) -> dict[str, Any] | None:
+        if self.held_out is None:
+            return None
+        self.progress.stage(stage)
+        return self.held_out.student(self.runtime, parts.rollout)
+
+    def _keep(self, name: str, results: dict[str, Any] | None) -> None:
+        if results is not None:
+            self.folder.write_eval(self.folder.read_eval() | {name: results})
+
+    def _keep_step(self, step: int, results: dict[str, Any] | None) -> None:
+        if results is not None:
+            known = self.folder.read_eval()
+            known["steps"] = known.get("steps", {}) | {str(step): results}
+            self.folder.write_eval(known)
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
+    def _save(self, step: int, parts: Parts) -> None:
+        def write(target: Path) -> None:
+            for name in (LEARNER, TEACHER):
+                (target / name).mkdir()
+            parts.learner.save_model(str((target / MODEL).resolve()))
+            parts.learner.save(str((target / LEARNER).resolve()))
+            parts.teacher.save(str((target / TEACHER).resolve()))
+
+        self.progress.stage("writing a checkpoint")
+        state = CheckpointState(
+            step=step,
+            policy_version=step,
+            data_cursor={"next_step": step + 1},
+            rng={"seed": self.config.run.seed},
+            config_digest=config_digest(self.config),
+        )
+        self.store.save(state, write)
+
+    def _take_up(self, checkpoint: Checkpoint, parts: Parts, loop: TrainLoop) -> None:
+        self.progress.stage(f"resuming after step {checkpoint.state.step}")
+        parts.learner.load(str((checkpoint.path / LEARNER).resolve()))
+        loop.resume(checkpoint.state.step, str((checkpoint.path / TEACHER).resolve()))
+        self.folder.discard_after(checkpoint.state.step)
+
+
+def _evaluation(config: RunConfig, renderer: Renderer) -> Evaluation | None:
+    if config.data.test is None:
+        return None
+    book, samples = held_out_book(config, renderer)
+    return Evaluation(book, samples, config.rollout.max_new_tokens)
+
+
+def _say_end(config: RunConfig, folder: RunFolder) -> None:
+    console = Console()
+    results = folder.read_eval()
+    if results:
+        console.print(results_table(results, config.run.name))
+    console.print(f"run folder: {folder.path}\nreport:     {folder.report_path}", highlight=False, soft_wrap=True)

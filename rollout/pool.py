@@ -1,0 +1,105 @@
+"""The pool of rollout actors: who gets which prompts, and the invariant that all hold one version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster.runtime import Ref, Resources, Runtime, fetch
+from rollout.config import ModelConfig, RolloutConfig, WeightsConfig
+from rollout.types import Prompt, RolloutGroup, SamplingSpec, WeightUpdate
+from rollout.weights import WeightFault, require_receipts
+from rollout.worker import RolloutWorker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutCall:
+    """One generate call under way: `ref` answers with the groups of `sample_ids`, in order."""
+
+    sample_ids: tuple[str, ...]
+    ref: Ref[list[RolloutGroup]]
+
+
+class RolloutPool:
+    """Engines in a fixed order; prompt chunks go round, so the same run asks the same engine the same."""
+
+    def __init__(
+        self, runtime: Runtime, model: ModelConfig, rollout: RolloutConfig, weights: WeightsConfig
+    ) -> None:
+        self.rollout, self.weights = rollout, weights
+        self.actors = [
+            runtime.start(
+                f"rollout-{index}", resources(rollout), RolloutWorker, index, model, rollout, weights
+            )
+            for index in range(rollout.replicas)
+        ]
+
+    def wait_ready(self) -> None:
+        """Raises what an engine's start raised."""
+        fetch([actor.call(RolloutWorker.ready) for actor in self.actors], self.rollout.timeout_seconds)
+
+    def submit(self, prompts: Mapping[str, Ref[Prompt]], spec: SamplingSpec, step: int) -> list[RolloutCall]:
+        """Start sampling; `prompts` by sample id, cut into calls of `samples_per_call`."""
+        calls = []
+        for number, part in enumerate(_parts(list(prompts), self.rollout.samples_per_call)):
+            actor = self.actors[number % len(self.actors)]
+            ref = actor.call(RolloutWorker.generate, [prompts[s] for s in part], spec, step)
+            calls.append(RolloutCall(sample_ids=tuple(part), ref=ref))
+        return calls
+
+    def greedy(self, prompts: Mapping[str, Ref[Prompt]], max_new_tokens: int) -> list[np.ndarray]:
+        """The likeliest answers, int32 [T] each, in the order of `prompts`."""
+        share = -(-len(prompts) // len(self.actors))
+        refs = [
+            actor.call(RolloutWorker.greedy, [prompts[s] for s in part], max_new_tokens)
+            for actor, part in zip(self.actors, _parts(list(prompts), share), strict=False)
+        ]
+        return [answer for part in fetch(refs, self.rollout.timeout_seconds) for answer in part]
+
+    def push(self, update: WeightUpdate) -> None:
+        """Give every engine a version. Raises WeightFault naming the engine that does not hold it."""
+        refs = [actor.call(RolloutWorker.update, update) for actor in self.actors]
+        require_receipts(fetch(refs, self.weights.timeout_seconds), update)
+
+    def require_probe(
+        self, prompt: Prompt, response_ids: np.ndarray, expected: np.ndarray, version: int
+    ) -> float:
+        """Score a fixed answer on every engine; the largest mean |difference| from `expected` [T].
+
+        Raises WeightFault when it is above `weights.probe_tolerance`: an engine computes with weights
+        that are not the learner's, whatever it says it holds.
+        """
+        refs = [actor.call(RolloutWorker.score, prompt, response_ids) for actor in self.actors]
+        worst = 0.0
+        for actor, scored in zip(self.actors, fetch(refs, self.weights.timeout_seconds), strict=True):
+            difference = float(np.abs(scored - expected).mean())
+            if not difference <= self.weights.probe_tolerance:
+                raise WeightFault(
+                    f"{actor.name}: after the push of version {version} its log-probs differ from the learner's "
+                    f"by {difference:.2e} on the probe, weights.probe_tolerance is {self.weights.probe_tolerance:g}: "
+                    "a weight is stale or the two compute differently"
+                )
+            worst = max(worst, difference)
+        return worst
+
+
+def resources(rollout: RolloutConfig) -> Resources:
+    """What one engine reserves, and the environment that vLLM needs from its process's start."""
+    threads = str(max(1, int(rollout.cpus)))
+    return Resources(
+        cpus=rollout.cpus,
+        gpus=rollout.gpus,
+        env={
+            "OMP_NUM_THREADS": threads,
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+        },
+    )
+
+
+def _parts(items: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]

@@ -1,0 +1,68 @@
+"""One rollout actor: an engine and the door in front of it. Only student prompts come in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cluster.runtime import Ref, fetch
+from rollout.config import ModelConfig, RolloutConfig, WeightsConfig
+from rollout.engine import RolloutEngine
+from rollout.types import Prompt, RecordError, RolloutGroup, SamplingSpec, WeightReceipt, WeightUpdate
+
+OPEN_SECONDS = 300.0
+
+
+class RolloutWorker:
+    """Builds its engine, samples, and takes new weights; refuses anything that is not a `Prompt`."""
+
+    def __init__(self, index: int, model: ModelConfig, rollout: RolloutConfig, weights: WeightsConfig) -> None:
+        self.name = f"rollout-{index}"
+        torch.set_num_threads(max(1, int(rollout.cpus)))
+        self.engine = make_engine(self.name, model, rollout, weights)
+
+    def ready(self) -> str:
+        """Answers once the engine runs."""
+        return self.name
+
+    def generate(self, prompts: Sequence[Ref[Prompt]], spec: SamplingSpec, step: int) -> list[RolloutGroup]:
+        """As `RolloutEngine.generate`."""
+        return self.engine.generate(_opened(prompts), spec, step)
+
+    def greedy(self, prompts: Sequence[Ref[Prompt]], max_new_tokens: int) -> list[np.ndarray]:
+        """As `RolloutEngine.greedy`."""
+        return self.engine.greedy(_opened(prompts), max_new_tokens)
+
+    def score(self, prompt: Prompt, response_ids: np.ndarray) -> np.ndarray:
+        """As `RolloutEngine.score`: the probe after a push."""
+        return self.engine.score(prompt, response_ids)
+
+    def update(self, update: WeightUpdate) -> WeightReceipt:
+        """Take over a version, chunk after chunk. Raises WeightFault when it does not come whole."""
+        self.engine.start_update(update.version)
+        for chunk in update.chunks:
+            self.engine.load_chunk(chunk.get(OPEN_SECONDS))
+        return self.engine.finish_update(update.version, update.digest)
+
+
+def make_engine(
+    name: str, model: ModelConfig, rollout: RolloutConfig, weights: WeightsConfig
+) -> RolloutEngine:
+    """The engine that the config names; its library is imported only now."""
+    if rollout.engine == "transformers":
+        from rollout.transformers_engine import TransformersEngine
+
+        return TransformersEngine(model, rollout, name)
+    from rollout.vllm_engine import VllmEngine
+
+    return VllmEngine(model, rollout, name, transport=weights.transport)
+
+
+def _opened(refs: Sequence[Ref[Prompt]]) -> list[Prompt]:
+    prompts = fetch(refs, OPEN_SECONDS)
+    for prompt in prompts:
+        if not isinstance(prompt, Prompt):
+            raise RecordError(f"a rollout worker was sent a {type(prompt).__name__}: only student prompts are let in")
+    return prompts

@@ -1,0 +1,230 @@
+"""The chunked loss equals the loss over all rows at once, for any number of chunks, on less memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from learner.chunked import RowOutcome, chunk_count, chunked_rows
+from learner.config import ObjectiveConfig
+from learner.losses import ObjectiveError, TeacherTargets, importance_weight, log_softmax, token_divergence
+
+V, D, K = 13, 6, 4
+OBJECTIVES: list[dict[str, object]] = [
+    {"divergence": "jsd"},
+    {"divergence": "forward_kl", "temperature": 0.8},
+    {"divergence": "reverse_kl", "support": "topk"},
+    {"divergence": "jsd", "importance": "capped", "importance_cap": 1.2},
+    {"divergence": "sampled", "support": "sampled"},
+    {"divergence": "sampled", "support": "full", "temperature": 1.3},
+    {"divergence": "cross_entropy"},
+]
+
+
+class CountingHead(nn.Module):
+    """A head that records the rows of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(draw(7, V, D))
+        self.calls: list[int] = []
+        self.entered, self.left = 0, 0
+        self.register_forward_pre_hook(lambda *_: self._count("entered"))
+        self.register_forward_hook(lambda *_: self._count("left"))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.calls.append(len(hidden))
+        return hidden @ self.weight.T
+
+    def _count(self, name: str) -> None:
+        setattr(self, name, getattr(self, name) + 1)
+
+
+class Case:
+    """Inputs of N rows, float64."""
+
+    def __init__(self, rows: int, fields: dict[str, object]) -> None:
+        self.objective = ObjectiveConfig.model_validate(fields)
+        self.hidden = draw(0, rows, D).requires_grad_()
+        self.head = CountingHead()
+        self.targets = torch.arange(rows) % V
+        self.weights = draw(3, rows).abs() * (torch.arange(rows) % 3 > 0)
+        self.rollout_logprobs = draw(4, rows) - 3
+        self.temperature = 0.9
+        self.teacher = self._teacher(rows)
+
+    def _teacher(self, rows: int) -> TeacherTargets:
+        if self.objective.divergence == "cross_entropy":
+            return TeacherTargets()
+        hidden, weight = draw(1, rows, D), draw(2, V, D)
+        lq = log_softmax(hidden @ weight.T)
+        own = lq.gather(-1, self.targets[:, None])[:, 0]
+        if self.objective.support == "full":
+            return TeacherTargets(hidden=hidden, head_weight=weight, logprobs=own)
+        if self.objective.support == "topk":
+            values, ids = lq.topk(K)
+            return TeacherTargets(topk_ids=ids, topk_logprobs=values, logprobs=own)
+        return TeacherTargets(logprobs=own)
+
+    def chunked(self, chunks: int | None) -> RowOutcome:
+        return chunked_rows(
+            self.hidden,
+            self.head,
+            self.teacher,
+            self.targets,
+            self.weights,
+            self.objective,
+            self.rollout_logprobs,
+            self.temperature,
+            chunks,
+        )
+
+    def whole(self) -> Tensor:
+        """The same loss, written without chunks."""
+        logits = self.hidden @ self.head.weight.T
+        weights = self.weights
+        if self.objective.importance == "capped":
+            own = log_softmax(logits, self.temperature).gather(-1, self.targets[:, None])[:, 0]
+            weights = weights * importance_weight(own, self.rollout_logprobs, self.objective.importance_cap)
+        return (weights * token_divergence(self.objective, logits, self.teacher, self.targets)).sum()
+
+    def gradients(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        self.hidden.grad = self.head.weight.grad = None
+        loss.backward()
+        assert self.hidden.grad is not None and self.head.weight.grad is not None
+        return self.hidden.grad.clone(), self.head.weight.grad.clone()
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("fields", OBJECTIVES, ids=str)
+@pytest.mark.parametrize("rows", [0, 1, 2, 9])
+@pytest.mark.parametrize("chunks", [1, 2, 3, 9, 12])
+def test_equal_to_the_unchunked_loss_and_gradients(fields: dict[str, object], rows: int, chunks: int) -> None:
+    case = Case(rows, fields)
+    outcome = case.chunked(chunks)
+    expected = case.whole()
+    torch.testing.assert_close(outcome.loss, expected, rtol=0, atol=1e-12, check_dtype=False)
+    for found, right in zip(case.gradients(outcome.loss), case.gradients(expected), strict=True):
+        torch.testing.assert_close(found, right, rtol=0, atol=1e-12)
+    if rows > 2:
+        assert case.hidden.grad is not None and case.hidden.grad.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 12])
+@pytest.mark.parametrize("chunks", [1, 3, 5])
+def test_head_is_called_once_a_chunk_forward_and_backward(rows: int, chunks: int) -> None:
+    case = Case(rows, OBJECTIVES[0])
+    outcome = case.chunked(chunks)
+    largest = max(1, -(-rows // chunks))
+    assert len(case.head.calls) == chunks and max(case.head.calls) == largest
+    assert min(case.head.calls) >= 1
+    outcome.loss.backward()
+    assert len(case.head.calls) == 2 * chunks and max(case.head.calls) == largest
+    assert case.head.entered == case.head.left == 2 * chunks  # no call is cut off before its hooks
+
+
+@pytest.mark.parametrize("fields", OBJECTIVES, ids=str)
+def test_row_arrays(fields: dict[str, object]) -> None:
+    case = Case(9, fields)
+    outcome = case.chunked(4)
+    logits = (case.hidden @ case.head.weight.T).detach()
+    at = torch.arange(9)
+    lp = log_softmax(logits, case.objective.temperature)
+    arrays = {
+        "student_logprobs": log_softmax(logits, 0.9)[at, case.targets],
+        "entropy": -(lp.exp() * lp).sum(-1),
+        "importance": torch.ones(9),
+        "divergence": token_divergence(case.objective, logits, case.teacher, case.targets),
+    }
+    if case.objective.importance == "capped":
+        arrays["importance"] = importance_weight(arrays["student_logprobs"], case.rollout_logprobs, 1.2)
+        assert 0 < (arrays["importance"] == 1.2).sum() < 9
+    if case.teacher.hidden is not None and case.teacher.head_weight is not None:
+        lq = log_softmax(case.teacher.hidden @ case.teacher.head_weight.T, case.objective.temperature)
+        arrays["teacher_logprobs"] = lq[at, case.targets]
+    elif case.teacher.logprobs is not None:
+        arrays["teacher_logprobs"] = case.teacher.logprobs
+    else:
+        assert outcome.teacher_logprobs is None
+    if case.objective.divergence == "sampled":
+        arrays["divergence"] = lp[at, case.targets] - arrays["teacher_logprobs"]
+    for name, expected in arrays.items():
+        found = getattr(outcome, name)
+        assert found.dtype == torch.float32 and not found.requires_grad
+        torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=1e-6)
+
+
+def test_weighted_divergence_is_the_loss() -> None:
+    case = Case(9, OBJECTIVES[0])
+    outcome = case.chunked(2)
+    assert (case.weights * outcome.divergence).sum().item() == pytest.approx(outcome.loss.item(), rel=1e-6)
+
+
+def test_no_rows_give_empty_arrays_and_a_loss_that_reaches_the_trunk() -> None:
+    case = Case(0, OBJECTIVES[0])
+    trunk = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    case.hidden = torch.zeros(0, D, dtype=torch.float64) * trunk
+    outcome = case.chunked(2)
+    assert outcome.loss.item() == 0 and outcome.loss.dtype == torch.float32
+    outcome.loss.backward()
+    assert trunk.grad is not None and trunk.grad.item() == 0
+    assert case.head.weight.grad is not None and (case.head.weight.grad == 0).all()
+    for values in (outcome.divergence, outcome.student_logprobs, outcome.entropy, outcome.importance):
+        assert values.shape == (0,) and values.dtype == torch.float32
+
+
+def test_frozen_head_still_gives_a_gradient_to_the_rows() -> None:
+    case = Case(5, OBJECTIVES[0])
+    _, expected = case.head.weight.requires_grad_(False), case.whole()
+    expected.backward()
+    right = case.hidden.grad
+    case.hidden.grad = None
+    case.chunked(8).loss.backward()
+    torch.testing.assert_close(case.hidden.grad, right)
+    assert len(case.head.calls) == 16
+
+
+def test_padding_vocabulary_gets_no_gradient() -> None:
+    case = Case(5, OBJECTIVES[0])
+    chunked_rows(
+        case.hidden,
+        case.head,
+        case.teacher,
+        case.targets % 9,
+        torch.ones(5, dtype=torch.float64),
+        case.objective,
+        None,
+        1.0,
+        2,
+        vocab_size=9,
+    ).loss.backward()
+    assert case.head.weight.grad is not None
+    assert (case.head.weight.grad[9:] == 0).all() and (case.head.weight.grad[:9] != 0).any()
+
+
+def test_no_gradient_mode_works() -> None:
+    case = Case(5, OBJECTIVES[0])
+    with torch.no_grad():
+        loss = case.chunked(2).loss
+    assert not loss.requires_grad and loss.item() == pytest.approx(case.whole().item())
+
+
+def test_chunks_come_from_row_chunk_when_not_given() -> None:
+    case = Case(9, {"divergence": "jsd", "row_chunk": 4})
+    case.chunked(None)
+    assert case.head.calls == [3, 3, 3]
+    assert [chunk_count(rows, 4) for rows in (0, 1, 4, 5)] == [1, 1, 1, 2]
+
+
+def test_wrong_lengths_and_missing_rollout_logprobs_are_refused() -> None:
+    case = Case(5, OBJECTIVES[3])
+    case.rollout_logprobs = None  # type: ignore[assignment]
+    with pytest.raises(ObjectiveError, match="write importance: off"):
+        case.chunked(2)
+    case.targets = case.targets[:4]
+    with pytest.raises(ObjectiveError, match="targets has 4 rows, the student's hidden states 5"):
+        case.chunked(2)
