@@ -16,6 +16,8 @@ from typing import Any
 from cluster.runtime import RuntimeFault
 
 USER_ERROR, INTERRUPTED = 2, 130
+# What the engines' libraries print at every start says nothing about the run; set a variable to see it.
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -114,14 +115,14 @@ def results_table(results: Results, title: str) -> Table:
     known = [(name, part) for name, part in rows if part]
     datasets = sorted({key for _, part in known for key in part["by_dataset"]})
     held_out = known[0][1]["n"] if known else 0
-    table = Table(title=f"{title} ({held_out} held-out items)")
-    for name in ("", "accuracy", "95 % interval", "format", *datasets):
-        table.add_column(name, justify="left" if not name else "right")
+    table = Table(title=f"{title}: accuracy on {held_out} held-out items", title_justify="left", box=SIMPLE)
+    for name in ("", "all", "95 %", "format", *(_short(key, datasets) for key in datasets)):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for name, part in known:
         low, high = wilson(part["correct"], part["n"])
         split = [_rate(part["by_dataset"].get(key)) for key in datasets]
         form = f"{part['format_valid'] / part['n']:.2f}"
-        table.add_row(name, f"{part['correct'] / part['n']:.3f}", f"{low:.3f} - {high:.3f}", form, *split)
+        table.add_row(name, f"{part['correct'] / part['n']:.3f}", f"{low:.2f}-{high:.2f}", form, *split)
     return table
 
 
@@ -145,6 +146,12 @@ def run_eval(source: str, data: str, *, overrides: Sequence[str] = (), out: str 
     console.print(results_table({"after": results}, f"{source} on {data}"))
     if out is not None:
         Path(out).write_text(json.dumps({"source": source, "data": data, "after": results}, indent=1))
+
+
+def _short(dataset: str, datasets: Sequence[str]) -> str:
+    """Without the folder that all of them share."""
+    shared = {name.partition("/")[0] for name in datasets if "/" in name}
+    return dataset.partition("/")[2] if len(shared) == 1 and "/" in dataset else dataset
 
 
 def _rate(part: Results | None) -> str:

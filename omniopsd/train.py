@@ -33,11 +33,12 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     book = make_book(config, renderer)
     held_out = _evaluation(config, renderer)
     folder.create(config, resume=resume)
-    runtime = start_runtime(config.runtime)
-    try:
-        Run(config, folder, runtime, book, held_out).go(resume)
-    finally:
-        runtime.shutdown()
+    if not (resume and is_finished(config, folder)):
+        runtime = start_runtime(config.runtime)
+        try:
+            Run(config, folder, runtime, book, held_out).go(resume)
+        finally:
+            runtime.shutdown()
     build_report(folder)
     _say_end(config, folder)
     return folder
@@ -54,6 +55,13 @@ def make_book(config: RunConfig, renderer: Renderer) -> PromptBook:
         max_new_tokens=config.rollout.max_new_tokens,
         seed=config.run.seed,
     )
+
+
+def is_finished(config: RunConfig, folder: RunFolder) -> bool:
+    """Whether the run has a checkpoint of its last step and, where there is test data, its last answers."""
+    steps = [int(path.name.removeprefix("step_")) for path in CheckpointStore(folder.checkpoints_path, keep=1).whole()]
+    answered = config.data.test is None or bool(folder.read_eval().get("after"))
+    return answered and max(steps, default=0) == config.run.steps
 
 
 class Run:
@@ -104,10 +112,9 @@ class Run:
                 self.progress.step(step, recorder.record(loop.step(step, last)))
                 if step % self.config.checkpoint.every == 0 or step == last:
                     self._save(step, parts)
-                if step == last:
-                    self._keep("after", self._student(parts, "evaluating the student"))
-                elif every and step % every == 0:
+                if every and step % every == 0 and step < last:
                     self._keep_step(step, self._student(parts, f"evaluating step {step}"))
+        self._keep("after", self._student(parts, "evaluating the student after training"))
 
     # --- evaluation ----------------------------------------------------------------------------
 
