@@ -103,7 +103,9 @@ def _rate(part: dict[str, Any] | None) -> float | None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", required=True, help="JSON file to write")
     parser.add_argument("--root", default="runs/controls", help="where data and run folders go")
     parser.add_argument("--seeds", type=int, default=3)

@@ -56,9 +56,7 @@ class RayActor(Actor[T]):
     def __init__(self, name: str, handle: Any) -> None:
         self.name, self.handle = name, handle
 
-    def call(
-        self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Ref[R]:
+    def call(self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         origin = f"{self.name}.{getattr(method, '__name__', method)}"
         return RayRef(self.handle.run.remote(method, args, kwargs), origin)
 

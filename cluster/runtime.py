@@ -60,9 +60,7 @@ class Actor(ABC, Generic[T]):
     name: str
 
     @abstractmethod
-    def call(
-        self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Ref[R]:
+    def call(self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         """Queue one method call; returns at once under Ray, after the call when inline."""
 
 
@@ -98,9 +96,7 @@ def start_runtime(config: RuntimeConfig) -> Runtime:
         return InlineRuntime()
     from cluster.ray_runtime import RayRuntime
 
-    return RayRuntime(
-        address=config.address, cpus=config.cpus, object_store_bytes=config.object_store_bytes
-    )
+    return RayRuntime(address=config.address, cpus=config.cpus, object_store_bytes=config.object_store_bytes)
 
 
 def fetch(refs: Sequence[Ref[R]], timeout: float | None = None) -> list[R]:
@@ -137,9 +133,7 @@ class InlineActor(Actor[T]):
     def __init__(self, name: str, instance: T) -> None:
         self.name, self._instance = name, instance
 
-    def call(
-        self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Ref[R]:
+    def call(self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         args, kwargs = _copy((args, kwargs))
         return InlineRef(_copy(method(self._instance, *args, **kwargs)))
 

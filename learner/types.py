@@ -47,7 +47,9 @@ class StepPlan:
 
     def __post_init__(self) -> None:
         if len({len(rank) for rank in self.cells}) > 1:
-            raise RecordError(f"ranks have {[len(rank) for rank in self.cells]} cells: all need the same number")
+            raise RecordError(
+                f"ranks have {[len(rank) for rank in self.cells]} cells: all need the same number"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -208,9 +208,7 @@ class LearnerWorker:
             for _ in weights:
                 pass
 
-    def _prepare_together(
-        self, plan: StepPlan, groups: Mapping[int, GroupInput]
-    ) -> Prepared:
+    def _prepare_together(self, plan: StepPlan, groups: Mapping[int, GroupInput]) -> Prepared:
         prepared, error = None, None
         try:
             prepared = self._prepare(plan, groups)
@@ -223,9 +221,7 @@ class LearnerWorker:
             raise PeerFault(f"step {plan.step}: another rank could not prepare its groups")
         return prepared
 
-    def _prepare(
-        self, plan: StepPlan, groups: Mapping[int, GroupInput]
-    ) -> Prepared:
+    def _prepare(self, plan: StepPlan, groups: Mapping[int, GroupInput]) -> Prepared:
         uses: dict[str, tuple[MediaUse, ...]] = {}
         micros: list[MicroBatch] = []
         scored: list[GroupScore] = []

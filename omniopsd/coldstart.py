@@ -43,7 +43,9 @@ def coldstart(config: RunConfig, out: str | Path) -> list[float]:
     samples = read_samples(config.data.train)
     bare = [sample.where for sample in samples if sample.response is None]
     if bare:
-        raise ColdStartError(f"{bare[0]}: no response ({len(bare)} such rows); a cold start trains on given responses")
+        raise ColdStartError(
+            f"{bare[0]}: no response ({len(bare)} such rows); a cold start trains on given responses"
+        )
     renderer = Renderer(config.model.path)
     book = PromptBook(
         samples,
@@ -77,7 +79,11 @@ def _train(
             groups = [_group(step, samples[at], book) for at in order.claim(step)]
             lengths = [group_lengths(g.prompt, g.rollouts, train_truncated=True) for g in groups]
             plan = plan_step(
-                step, lengths, config.learner.ranks, config.learner.max_pack_tokens, config.learner.micro_batches
+                step,
+                lengths,
+                config.learner.ranks,
+                config.learner.max_pack_tokens,
+                config.learner.micro_batches,
             )
             result = learner.step(plan, dict(enumerate(groups)))
             losses.append(result.loss)

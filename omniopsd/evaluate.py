@@ -15,8 +15,8 @@ from rich.table import Table
 from cluster.runtime import Runtime, start_runtime
 from omniopsd.answers import judge
 from omniopsd.config import RunConfig
-from omniopsd.report_table import wilson
 from omniopsd.prompts import PromptBook
+from omniopsd.report_table import wilson
 from omniopsd.samples import Sample, read_samples
 from rollout.pool import RolloutPool
 from rollout.renderer import Renderer
@@ -40,7 +40,9 @@ class Evaluation:
             raise EvalError(f"{bare[0]}: no labels ({len(bare)} such samples); an evaluation needs them")
         self.book, self.samples, self.max_new_tokens = book, samples, max_new_tokens
 
-    def student(self, runtime: Runtime, pool: RolloutPool, tick: Callable[[int], None] = lambda n: None) -> Results:
+    def student(
+        self, runtime: Runtime, pool: RolloutPool, tick: Callable[[int], None] = lambda n: None
+    ) -> Results:
         """Answers of the rollout engines' present policy, from the student's prompt alone."""
 
         def answer(part: Sequence[Sample]) -> list[np.ndarray]:
@@ -76,7 +78,9 @@ def tally(samples: Sequence[Sample], texts: Sequence[str]) -> Results:
     total: Results = {"n": 0, "correct": 0, "format_valid": 0, "by_dataset": {}, "answers": []}
     for sample, text in zip(samples, texts, strict=True):
         verdict = judge(text, sample.labels)
-        part = total["by_dataset"].setdefault(sample.dataset or "all", {"n": 0, "correct": 0, "format_valid": 0})
+        part = total["by_dataset"].setdefault(
+            sample.dataset or "all", {"n": 0, "correct": 0, "format_valid": 0}
+        )
         for counts in (total, part):
             counts["n"] += 1
             counts["correct"] += verdict.correct

@@ -176,14 +176,14 @@ class TrainLoop:
 
     # --- 2, 3: collect and score ---------------------------------------------------------------
 
-    def _collect(
-        self, claimed: Claimed
-    ) -> tuple[dict[str, RolloutGroup], dict[str, Scored]]:
+    def _collect(self, claimed: Claimed) -> tuple[dict[str, RolloutGroup], dict[str, Scored]]:
         groups: dict[str, RolloutGroup] = {}
         scores: dict[str, Scored] = {}
         pending = list(claimed.calls)
         while pending:
-            call = pending.pop(self.runtime.wait([c.ref for c in pending], self.config.rollout.timeout_seconds))
+            call = pending.pop(
+                self.runtime.wait([c.ref for c in pending], self.config.rollout.timeout_seconds)
+            )
             fresh = call.ref.get(self.config.rollout.timeout_seconds)
             self._check(claimed, call.sample_ids, fresh)
             groups |= {group.sample_id: group for group in fresh}
@@ -218,11 +218,10 @@ class TrainLoop:
         learner, train_truncated = self.config.learner, self.config.objective.train_truncated
         order = list(claimed.samples)
         lengths = [
-            group_lengths(claimed.prompts[s].rendered, groups[s], train_truncated=train_truncated) for s in order
+            group_lengths(claimed.prompts[s].rendered, groups[s], train_truncated=train_truncated)
+            for s in order
         ]
-        plan = plan_step(
-            claimed.step, lengths, learner.ranks, learner.max_pack_tokens, learner.micro_batches
-        )
+        plan = plan_step(claimed.step, lengths, learner.ranks, learner.max_pack_tokens, learner.micro_batches)
         inputs = {
             at: GroupInput(
                 prompt=claimed.refs[s], rollouts=groups[s], scores=scores[s].ref, score_index=scores[s].index

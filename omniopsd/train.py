@@ -59,7 +59,10 @@ def make_book(config: RunConfig, renderer: Renderer) -> PromptBook:
 
 def is_finished(config: RunConfig, folder: RunFolder) -> bool:
     """Whether the run has a checkpoint of its last step and, where there is test data, its last answers."""
-    steps = [int(path.name.removeprefix("step_")) for path in CheckpointStore(folder.checkpoints_path, keep=1).whole()]
+    steps = [
+        int(path.name.removeprefix("step_"))
+        for path in CheckpointStore(folder.checkpoints_path, keep=1).whole()
+    ]
     answered = config.data.test is None or bool(folder.read_eval().get("after"))
     return answered and max(steps, default=0) == config.run.steps
 
@@ -179,4 +182,6 @@ def _say_end(config: RunConfig, folder: RunFolder) -> None:
     results = folder.read_eval()
     if results:
         console.print(results_table(results, config.run.name))
-    console.print(f"run folder: {folder.path}\nreport:     {folder.report_path}", highlight=False, soft_wrap=True)
+    console.print(
+        f"run folder: {folder.path}\nreport:     {folder.report_path}", highlight=False, soft_wrap=True
+    )

@@ -84,7 +84,9 @@ def pack_groups(groups: Sequence[Branches], *, packed: bool = True) -> Pack:
         group=group,
         branch=branch,
         rows=np.concatenate(predict),
-        targets=np.concatenate([np.asarray(r, np.int64) for r in responses]) if responses else np.zeros(0, np.int64),
+        targets=np.concatenate([np.asarray(r, np.int64) for r in responses])
+        if responses
+        else np.zeros(0, np.int64),
         lengths=tuple(len(response) for response in responses),
     )
 

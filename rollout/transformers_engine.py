@@ -65,7 +65,9 @@ class TransformersEngine:
     def greedy(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[np.ndarray]:
         self.policy_version  # noqa: B018 (raises when there is none)
         return [
-            np.array(self._decode(prompt, self._features(prompt), max_new_tokens, None, [None])[0].ids, np.int32)
+            np.array(
+                self._decode(prompt, self._features(prompt), max_new_tokens, None, [None])[0].ids, np.int32
+            )
             for prompt in prompts
         ]
 
@@ -176,7 +178,9 @@ class TransformersEngine:
         if features.audio:
             inputs["input_features"], inputs["feature_attention_mask"] = _padded(features.audio)
         if features.videos:
-            inputs["video_second_per_grid"] = torch.tensor([item.seconds_per_grid for item in features.videos])
+            inputs["video_second_per_grid"] = torch.tensor(
+                [item.seconds_per_grid for item in features.videos]
+            )
         given = {
             key: value.to(self._device, dtype if value.is_floating_point() and "second" not in key else None)
             for key, value in inputs.items()

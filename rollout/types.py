@@ -61,7 +61,9 @@ class Media:
                 f"{self.kind} data is {self.data.dtype} with {self.data.ndim} axes, expected {dtype} with {rank}"
             )
         if (self.fps > 0) != (self.kind == "video"):
-            raise RecordError(f"{self.kind} has fps {self.fps}: a video has a rate above 0, the others have 0")
+            raise RecordError(
+                f"{self.kind} has fps {self.fps}: a video has a rate above 0, the others have 0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

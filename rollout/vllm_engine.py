@@ -14,8 +14,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 # read when vllm is imported; in a pool the actor's own environment has them already
@@ -28,17 +26,10 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 import numpy as np
 import torch
 from PIL import Image
-from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
-    Qwen2_5OmniPreTrainedModelForConditionalGeneration as Reference,
-)
-from vllm import LLM, ModelRegistry, RequestOutput, SamplingParams
+from vllm import LLM, RequestOutput, SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.inputs import mm_input, tokens_input
-from vllm.model_executor.models.qwen2_5_omni_thinker import (
-    Qwen2_5OmniThinkerForConditionalGeneration,
-    merge_interleaved_embeddings,
-)
-from vllm.multimodal.inputs import MultiModalFeatureSpec, MultiModalKwargsItems, PlaceholderRange
+from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
 from vllm.platforms import current_platform
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 
@@ -58,80 +49,13 @@ from rollout.types import (
     WireTensor,
     media_digest,
 )
+from rollout.vllm_thinker import WorkerExtension
 from rollout.vllm_weights import OBJECT_STORE
 from rollout.weights import PREFIX, IncomingWeights, WeightFault, weight_names
 
 STATION = "rollout"
 MEDIA_LIMIT = 64
 """Media of one modality in a prompt; vLLM wants a number, the context length is the real limit."""
-ARCHITECTURES = ("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration")
-
-
-class Thinker(Qwen2_5OmniThinkerForConditionalGeneration):
-    """vLLM's thinker with two corrections for audio in video (vLLM 0.32.0).
-
-    Without them its log-probs differ from those of transformers, and so of the learner: the start and
-    end marks of the track get positions of their own where the reference shares them, and video and
-    audio rows are swapped when a cached prefix or a prefill chunk ends inside the common span.
-    """
-
-    def get_mrope_input_positions(
-        self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
-    ) -> tuple[torch.Tensor, int]:
-        """Positions int64 [3,P] by transformers' own function."""
-        features = sorted(mm_features, key=lambda one: one.mm_position.offset)
-        videos = [one for one in features if one.modality == "video"]
-        tracks = {one.mm_position.offset for one in features if one.modality == "audio"}
-        # up to the end marks of the last medium; what follows is text, whatever its ids look like
-        stop = max((one.mm_position.offset + one.mm_position.length for one in features), default=0) + 2
-        ids = torch.tensor(input_tokens[:stop])[None]
-        positions, _ = Reference.get_rope_index(
-            self._reference(),
-            ids,
-            _field(features, "image", "image_grid_thw"),
-            _field(features, "video", "video_grid_thw"),
-            torch.ones_like(ids),
-            use_audio_in_video=any(video.mm_position.offset in tracks for video in videos),
-            audio_seqlens=_field(features, "audio", "audio_feature_lengths"),
-            second_per_grids=_field(features, "video", "second_per_grid_ts"),
-        )
-        head = positions[:, 0]
-        tail = head[:, -1:].max() + 1 + torch.arange(len(input_tokens) - head.shape[1])
-        whole = torch.cat([head, tail.expand(3, -1)], dim=1)
-        return whole, int(whole.max()) + 1 - len(input_tokens)
-
-    def embed_input_ids(
-        self,
-        input_ids: torch.Tensor,
-        multimodal_embeddings: Any = None,
-        *,
-        is_multimodal: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Token embeddings with the towers' rows in place, each modality on its own placeholders."""
-        if multimodal_embeddings and is_multimodal is not None:
-            ids = input_ids.cpu()
-            video = is_multimodal & (ids == self.config.video_token_index)
-            audio = is_multimodal & (ids == self.config.audio_token_index)
-            if video.any() and audio.any():
-                embed = self.get_language_model().embed_input_ids
-                text = self._embed_text_input_ids(input_ids, embed, is_multimodal=is_multimodal)
-                return merge_interleaved_embeddings(text, multimodal_embeddings, video, audio, is_multimodal)
-        return super().embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
-
-    def _reference(self) -> Any:
-        merge = self.config.vision_config.spatial_merge_size
-        reference = SimpleNamespace(config=self.config, spatial_merge_size=merge)
-        for name in ("get_llm_pos_ids_for_vision", "get_chunked_index"):
-            setattr(reference, name, partial(getattr(Reference, name), reference))
-        return reference
-
-
-for _architecture in ARCHITECTURES:
-    ModelRegistry.register_model(_architecture, Thinker)
-
-
-class WorkerExtension:
-    """Named to vLLM only so that its worker processes import this module, with what it registers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +139,9 @@ class VllmEngine:
         response = [int(id_) for id_ in response_ids]
         ids = laid.token_ids + response
         whole = _Laid(
-            engine_input=laid.engine_input | {"prompt_token_ids": ids}, token_ids=ids, media_use=laid.media_use
+            engine_input=laid.engine_input | {"prompt_token_ids": ids},
+            token_ids=ids,
+            media_use=laid.media_use,
         )
         params = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         output, _ = self._run([("score", whole, params)])["score"]
@@ -281,9 +207,7 @@ class VllmEngine:
             items.append(item)
             use.append(MediaUse(kind=medium.kind, digest=digest, tokens=tokens))
         require_same_media(rendered.media_use, use, station=STATION, sample_id=prompt.sample_id)
-        rows = placeholder_rows(
-            rendered, self._placeholders, station=STATION, sample_id=prompt.sample_id
-        )
+        rows = placeholder_rows(rendered, self._placeholders, station=STATION, sample_id=prompt.sample_id)
         if not items:
             return _Laid(engine_input=tokens_input(ids), token_ids=ids, media_use=())
         kwargs: dict[str, list[Any]] = {}
@@ -307,7 +231,11 @@ class VllmEngine:
             options = {
                 "videos_kwargs": {"size": self._video_size, "fps": medium.fps, "do_sample_frames": False}
             }
-        given = {"video": lambda: data, "image": lambda: Image.fromarray(data), "audio": lambda: (data, 16000)}
+        given = {
+            "video": lambda: data,
+            "image": lambda: Image.fromarray(data),
+            "audio": lambda: (data, 16000),
+        }
         request = {
             "prompt_token_ids": [self._placeholders[medium.kind]],
             "multi_modal_data": {medium.kind: [given[medium.kind]()]},
@@ -414,7 +342,7 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, transport: str) -> di
         "mm_processor_cache_gb": 0,
         "skip_mm_profiling": cpu,
         "weight_transfer_config": WeightTransferConfig(backend=transport),
-        "worker_extension_cls": f"{__name__}.{WorkerExtension.__name__}",
+        "worker_extension_cls": f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
         "seed": 0,
     }
 
@@ -440,8 +368,3 @@ def _places(
 def _partner(use: Sequence[MediaUse], number: int) -> int:
     """With audio in video: the track of a video, the video of a track, an image itself."""
     return number + {"video": 1, "audio": -1, "image": 0}[use[number].kind]
-
-
-def _field(features: Sequence[MultiModalFeatureSpec], modality: str, key: str) -> torch.Tensor | None:
-    values = [one.data[key].data for one in features if one.modality == modality and one.data is not None]
-    return torch.stack([torch.as_tensor(value) for value in values]) if values else None

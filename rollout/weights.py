@@ -111,7 +111,9 @@ class IncomingWeights:
             )
         mine = self._digest.hexdigest()
         if mine != digest:
-            raise WeightFault(f"version {version}: the weights that came have digest {mine}, sent was {digest}")
+            raise WeightFault(
+                f"version {version}: the weights that came have digest {mine}, sent was {digest}"
+            )
         return mine
 
 

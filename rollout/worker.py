@@ -18,7 +18,9 @@ OPEN_SECONDS = 300.0
 class RolloutWorker:
     """Builds its engine, samples, and takes new weights; refuses anything that is not a `Prompt`."""
 
-    def __init__(self, index: int, model: ModelConfig, rollout: RolloutConfig, weights: WeightsConfig) -> None:
+    def __init__(
+        self, index: int, model: ModelConfig, rollout: RolloutConfig, weights: WeightsConfig
+    ) -> None:
         self.name = f"rollout-{index}"
         torch.set_num_threads(max(1, int(rollout.cpus)))
         self.engine = make_engine(self.name, model, rollout, weights)
@@ -64,5 +66,7 @@ def _opened(refs: Sequence[Ref[Prompt]]) -> list[Prompt]:
     prompts = fetch(refs, OPEN_SECONDS)
     for prompt in prompts:
         if not isinstance(prompt, Prompt):
-            raise RecordError(f"a rollout worker was sent a {type(prompt).__name__}: only student prompts are let in")
+            raise RecordError(
+                f"a rollout worker was sent a {type(prompt).__name__}: only student prompts are let in"
+            )
     return prompts

@@ -10,8 +10,8 @@ import torch
 
 from rollout.config import ModelConfig
 from rollout.features import FeatureExtractor
-from rollout.thinker import load_thinker
 from rollout.greedy import greedy_decode
+from rollout.thinker import load_thinker
 from rollout.types import WeightReceipt, WeightUpdate
 from rollout.weights import IncomingWeights, from_wire, weight_names
 from teacher.config import TeacherConfig
@@ -32,9 +32,7 @@ class TeacherWorker:
         self.features = FeatureExtractor(model.path)
         self._names = weight_names(model.path)
         self.weights = TeacherWeights(self.thinker, teacher.weights, teacher.ema)
-        self.scorer = TransformersScorer(
-            self.thinker, self.features, max_pack_tokens=teacher.max_pack_tokens
-        )
+        self.scorer = TransformersScorer(self.thinker, self.features, max_pack_tokens=teacher.max_pack_tokens)
 
     def ready(self) -> str:
         """Answers once the model is loaded."""

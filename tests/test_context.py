@@ -68,7 +68,9 @@ def test_a_template_has_one_place_for_the_evidence(template: str) -> None:
 def test_the_evidence_stands_at_the_end_of_the_last_message_and_is_never_parsed() -> None:
     messages = (Message(role="user", parts=(MediaPart(kind="video"),)),)
     book = EvidenceBook(
-        [Privileged(sample_id="s", labels=(), rationale=Rationale.of("a {evidence} <video> b"))], "rationale", seed=0
+        [Privileged(sample_id="s", labels=(), rationale=Rationale.of("a {evidence} <video> b"))],
+        "rationale",
+        seed=0,
     )
     made = privileged_messages(messages, book.of("s"), "[{evidence}]")
     assert made[-1].parts == (MediaPart(kind="video"), TextPart(text="[a {evidence} <video> b]"))

@@ -11,7 +11,9 @@ from omniopsd.order import DataOrder, OrderError
 
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 5), st.booleans())
-def test_an_epoch_claims_each_sample_at_most_once(count: int, per_step: int, seed: int, shuffle: bool) -> None:
+def test_an_epoch_claims_each_sample_at_most_once(
+    count: int, per_step: int, seed: int, shuffle: bool
+) -> None:
     if per_step > count:
         with pytest.raises(OrderError, match="samples_per_step"):
             DataOrder(count, per_step=per_step, seed=seed, shuffle=shuffle)

@@ -220,7 +220,11 @@ class TestEngine:
     def test_the_probe_sees_one_stale_tensor(self, engine, prompts, reference, folder) -> None:
         new, old = changed(folder, 20), dict(read_weights(folder))
         reference.load(new)
-        for name in ("model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "visual.merger.ln_q.weight"):
+        for name in (
+            "model.embed_tokens.weight",
+            "model.layers.1.mlp.down_proj.weight",
+            "visual.merger.ln_q.weight",
+        ):
             push(engine, 20, new | {name: old[name]})
             assert gap(engine, reference, prompts["all"], np.array([9, 8, 7], np.int32)) > TOLERANCE, name
         push(engine, 20, new)
@@ -229,7 +233,10 @@ class TestEngine:
     def test_refuses_other_media_than_promised(self, engine, prompts) -> None:
         rendered = prompts["tone"].rendered
         for use, words in (
-            (MediaUse(kind="audio", digest="0" * 32, tokens=rendered.media_use[1].tokens), "audio 0 has digest"),
+            (
+                MediaUse(kind="audio", digest="0" * 32, tokens=rendered.media_use[1].tokens),
+                "audio 0 has digest",
+            ),
             (MediaUse(kind="audio", digest=rendered.media_use[1].digest, tokens=3), "audio"),
         ):
             wrong = replaced(rendered, media_use=(rendered.media_use[0], use))
