@@ -33,7 +33,8 @@ class StepResult:
     """One step over all ranks. `means` by name (see `learner.statistics`), divided once.
 
     `loss` is the step's loss; `tokens` and `sequences` the trained ones; `student_logprobs`,
-    `teacher_logprobs`, `divergence` float32 [T] and `teacher_versions` by rollout id; `media_use` by sample id; `seconds` of the slowest rank.
+    `teacher_logprobs`, `divergence` float32 [T] and `teacher_versions` by rollout id; `media_use` by
+    sample id; `seconds` of the slowest rank.
     """
 
     version: int

@@ -1,4 +1,4 @@
-"""The learner's copy of the teacher's head, which turns the teacher's hidden rows into logits.
+r"""The learner's copy of the teacher's head, which turns the teacher's hidden rows into logits.
 
 Teachers send hidden rows [T,D] instead of logits [T,V], so each rank keeps the head that belongs to
 them: it follows the same pushes by the same rule, blends in float32 as the teacher does, and so

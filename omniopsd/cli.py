@@ -95,9 +95,17 @@ def _mer_mini(options: argparse.Namespace) -> None:
 
 
 def _coldstart(options: argparse.Namespace) -> None:
-    from omniopsd import coldstart
+    if options.config is None:
+        from omniopsd import mini_coldstart
 
-    coldstart.run(out=options.out, steps=options.steps, seed=options.seed)
+        mini_coldstart.run(options.out, steps=options.steps, seed=options.seed)
+        return
+    from omniopsd.config_file import load_config
+
+    config = load_config(options.config, options.set)
+    from omniopsd.coldstart import coldstart
+
+    coldstart(config, options.out)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -152,11 +160,15 @@ def _add_data(commands: Any) -> None:
 
 
 def _add_coldstart(commands: Any) -> None:
-    text = "train the small starting model of mer-mini from nothing"
+    text = "supervised training before distillation; without a YAML, the demo's student from nothing"
     command = _command(commands, "coldstart", _coldstart, text)
+    command.add_argument("config", metavar="RUN_YAML", nargs="?", help="config whose data has responses")
+    _set_argument(command)
     command.add_argument("--out", required=True, metavar="DIR", help="model folder to make")
-    command.add_argument("--steps", type=_count, metavar="N", help="optimizer steps")
-    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides everything (default 0)")
+    command.add_argument(
+        "--steps", type=_count, metavar="N", help="steps of the demo's student (default 600)"
+    )
+    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the demo's student")
 
 
 def _add_demo(commands: Any) -> None:

@@ -77,7 +77,7 @@ def _train(
         progress.stage("cold start")
         for step in range(1, run.steps + 1):
             groups = [_group(step, samples[at], book) for at in order.claim(step)]
-            lengths = [group_lengths(g.prompt, g.rollouts, train_truncated=True) for g in groups]
+            lengths = [group_lengths(prompt, group, train_truncated=True) for prompt, group in groups]
             plan = plan_step(
                 step,
                 lengths,
@@ -85,15 +85,18 @@ def _train(
                 config.learner.max_pack_tokens,
                 config.learner.micro_batches,
             )
-            result = learner.step(plan, dict(enumerate(groups)))
+            result = learner.step(
+                plan,
+                {at: GroupInput(prompt=prompt, rollouts=group) for at, (prompt, group) in enumerate(groups)},
+            )
             losses.append(result.loss)
             progress.step(step, {"loss": result.loss})
     learner.save_model(str(out))
     return losses
 
 
-def _group(step: int, sample: Sample, book: PromptBook) -> GroupInput:
-    """One row as a group of one "rollout" that holds the given response."""
+def _group(step: int, sample: Sample, book: PromptBook) -> tuple[Rendered, RolloutGroup]:
+    """One row: its prompt, and a group of one "rollout" that holds the given response."""
     assert sample.response is not None
     ids = book.renderer.encode_response(sample.response)
     rendered = _rendered(sample, book)
@@ -110,7 +113,7 @@ def _group(step: int, sample: Sample, book: PromptBook) -> GroupInput:
     group = RolloutGroup(
         sample_id=sample.sample_id, rollouts=(rollout,), media_use=rendered.media_use, seconds=0.0
     )
-    return GroupInput(prompt=rendered, rollouts=group)
+    return rendered, group
 
 
 def _rendered(sample: Sample, book: PromptBook) -> Rendered:

@@ -28,7 +28,7 @@ class MediaConfig(BaseModel):
     model_config = SECTION
 
     fps: float = Field(default=2.0, gt=0)
-    """Frames per second to sample from a video, lowered for a sample whose longest video would need more than `max_frames`."""
+    """Frames per second to sample; lowered for a sample whose longest video would need more than `max_frames`."""
     max_frames: int = Field(default=16, ge=1, le=16)
     """Most frames of one video (paper: 1 to 16)."""
     max_seconds: float = Field(default=600.0, gt=0)

@@ -8,6 +8,7 @@ run the same modules in the same order, or the collectives of different ranks me
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from rollout.features import Features, Item
 from rollout.sequence import Branches, Pack
 from rollout.types import Rendered
 
-Thinker = Qwen2_5OmniThinkerForConditionalGeneration
+Thinker: TypeAlias = Qwen2_5OmniThinkerForConditionalGeneration
 
 DUMMY_GRID = (1, 2, 2)
 DUMMY_MEL_FRAMES = 4
@@ -65,13 +66,15 @@ def thinker_hidden(
     ids = torch.from_numpy(pack.token_ids).to(device)
     embeddings = thinker.model.embed_tokens(ids)
     config = thinker.config
+    # a sampled placeholder token is a token like any other: media stand in prompts alone
+    prompt = torch.from_numpy(pack.branch == 0).to(device)
     vision = [item for one in features for item in one.vision]
     audio = [item for one in features for item in one.audio]
     if vision or every_tower:
-        where = (ids == config.image_token_id) | (ids == config.video_token_id)
+        where = prompt & ((ids == config.image_token_id) | (ids == config.video_token_id))
         embeddings = _scatter(embeddings, where, _vision_rows(thinker, vision), bool(vision), "vision")
     if audio or every_tower:
-        where = ids == config.audio_token_id
+        where = prompt & (ids == config.audio_token_id)
         embeddings = _scatter(embeddings, where, _audio_rows(thinker, audio), bool(audio), "audio")
     out = thinker.model(
         inputs_embeds=embeddings,
@@ -104,8 +107,9 @@ def _scatter(embeddings: Tensor, where: Tensor, rows: Tensor, real: bool, tower:
 
 def _vision_rows(thinker: Thinker, items: Sequence[Item]) -> Tensor:
     weight = thinker.visual.patch_embed.proj.weight
-    if items:
-        pixels, grids = torch.cat([item.values for item in items]), _grids(items)
+    grids = _grids(items)
+    if grids is not None:
+        pixels = torch.cat([item.values for item in items])
     else:
         config = thinker.config.vision_config
         patch = config.in_channels * config.temporal_patch_size * config.patch_size**2

@@ -213,10 +213,10 @@ class TransformersEngine:
         if draw.finish:
             return self._end
         logprobs = logits.log_softmax(-1) if spec is None else sampled_distribution(logits, spec)
-        if spec is None:
-            token = int(logprobs.argmax())
-        else:
-            token = int(torch.multinomial(logprobs.exp(), 1, generator=generator))
+        drawn = (
+            logprobs.argmax() if spec is None else torch.multinomial(logprobs.exp(), 1, generator=generator)
+        )
+        token = int(drawn)
         draw.ids.append(token)
         draw.logprobs.append(float(logprobs[token]))
         draw.finish = "stop" if token == self._end else ""

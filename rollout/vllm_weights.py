@@ -10,6 +10,7 @@ Invariant: after `finish_weight_update` every copy of a weight that a kernel rea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer import WeightSource, WeightTransferEngine
@@ -75,6 +76,7 @@ def mend_packed_copies(model: torch.nn.Module) -> None:
     embedding keeps weight and packed copy; the head that is tied to it gets no weights of its own, so
     the reload leaves its copy, and with it every logit, at the old version. Does nothing on GPUs.
     """
+    module: Any
     for module in model.modules():
         if hasattr(module, "cpu_linear") and module.weight.ndim == 2:
             module.quant_method.process_weights_after_loading(module)

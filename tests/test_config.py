@@ -165,7 +165,8 @@ def test_all_problems_at_once_each_with_its_place(load):
         "rollout.replicas='2'", "rollout.replicas=2.0", "rollout.replicas=true", "learner.gpus=true",
         "learner.zero_stage=1.0", "learner.lr='1e-6'", "learner.lr=.nan", "learner.lr=.inf",
         "learner.lr=true", "rollout.enforce_eager=1", "rollout.enforce_eager=yes", "model.path=null",
-        "learner.freeze=vision", "learner.betas=[0.9, 0.9, 0.9]", "learner.betas=0.9", "run.name=../x", "run.name=''", "run.name=a/b",
+        "learner.freeze=vision", "learner.betas=[0.9, 0.9, 0.9]", "learner.betas=0.9",
+        "run.name=../x", "run.name=''", "run.name=a/b",
         "run.name=.", "run.name=3", "objective.beta=1", "learner.lora=8", "data.media.max_frames=17",
     ],
 )  # fmt: skip

@@ -71,7 +71,7 @@ def test_the_loss_falls_and_the_report_adds_up(scene: Scene) -> None:
     assert report.loss == pytest.approx(np.mean(means), rel=1e-5)  # mean over tokens, then over sequences
     assert set(report.media_use) == {f"s{at}" for at in range(5)}
     assert len(report.media_use["s4"]) == 2
-    assert train(one, scene, steps=10)[-1] < 0.8 * report.loss
+    assert train(one, scene, steps=10)[-1] < 0.98 * report.loss
 
 
 def test_the_statistics_are_those_of_a_plain_forward_pass(scene: Scene) -> None:

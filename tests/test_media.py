@@ -269,9 +269,7 @@ def test_a_sound_named_mp4_has_no_video(tmp_path: Path) -> None:
 @pytest.mark.parametrize("movflags", ["", "faststart"])
 def test_a_truncated_video(tmp_path: Path, movflags: str) -> None:
     options: dict[str, Any] = {"movflags": movflags} if movflags else {}
-    path = write_video(
-        tmp_path / "a.mp4", seconds=6.0, sound=6.0, **({"movflags": movflags} if movflags else {})
-    )
+    path = write_video(tmp_path / "a.mp4", seconds=6.0, sound=6.0, **options)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 6 // 10])
     fails(tmp_path, "<video>", "truncated" if movflags else "cut off", videos=["a.mp4"])
