@@ -41,12 +41,23 @@ class RayRef(Ref[R]):
 
 
 class _Host:
-    """The actor process: holds one instance and runs methods on it."""
+    """The actor process: holds one instance and runs methods on it.
+
+    What the construction raises is kept and raised again by every call: Ray itself would only say that
+    the actor died.
+    """
 
     def __init__(self, cls: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.instance = cls(*args, **kwargs)
+        self.instance: Any = None
+        self.error: Exception | None = None
+        try:
+            self.instance = cls(*args, **kwargs)
+        except Exception as error:
+            self.error = error
 
     def run(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.error is not None:
+            raise self.error
         return method(self.instance, *args, **kwargs)
 
 

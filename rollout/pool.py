@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from cluster.runtime import Ref, Resources, Runtime, fetch
+from cluster.runtime import Actor, Ref, Resources, Runtime, fetch
 from rollout.config import ModelConfig, RolloutConfig, WeightsConfig
 from rollout.types import Prompt, RolloutGroup, SamplingSpec, WeightUpdate
 from rollout.weights import WeightFault, require_receipts
@@ -41,9 +42,13 @@ class RolloutPool:
         fetch([actor.call(RolloutWorker.ready) for actor in self.actors], self.rollout.timeout_seconds)
 
     def submit(self, prompts: Mapping[str, Ref[Prompt]], spec: SamplingSpec, step: int) -> list[RolloutCall]:
-        """Start sampling; `prompts` by sample id, cut into calls of `samples_per_call`."""
+        """Start sampling; `prompts` by sample id, cut into calls of at most `samples_per_call`.
+
+        Smaller ones when engines would otherwise stand idle.
+        """
         calls = []
-        for number, part in enumerate(_parts(list(prompts), self.rollout.samples_per_call)):
+        size = min(self.rollout.samples_per_call, -(-len(prompts) // len(self.actors)))
+        for number, part in enumerate(_parts(list(prompts), size)):
             actor = self.actors[number % len(self.actors)]
             ref = actor.call(RolloutWorker.generate, [prompts[s] for s in part], spec, step)
             calls.append(RolloutCall(sample_ids=tuple(part), ref=ref))
@@ -83,6 +88,44 @@ class RolloutPool:
                 )
             worst = max(worst, difference)
         return worst
+
+
+class NcclClient:
+    """The engines as vLLM's trainer sees them (its `VLLMWeightSyncClient`), for `rollout.vllm_weights`.
+
+    Every call goes to all engines at once: they meet each other and the learner's rank 0 inside the
+    same collectives. Set `version` before each `send_weights()`; the trainer does not pass one on.
+    Never run on a GPU so far; `tests/test_rollout_pool.py` holds its side of the contract.
+    """
+
+    def __init__(
+        self, actors: Sequence[Actor[RolloutWorker]], gpus_per_engine: int, timeout_seconds: float
+    ) -> None:
+        self._actors, self._gpus, self._timeout = tuple(actors), gpus_per_engine, timeout_seconds
+        self.version = 0
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Give each engine ranks of its own in the group, behind those of the trainer."""
+        infos = [
+            init_info | {"rank_offset": int(init_info["rank_offset"]) + index * self._gpus}
+            for index in range(len(self._actors))
+        ]
+        pairs = zip(self._actors, infos, strict=True)
+        fetch([actor.call(RolloutWorker.join_transfer, info) for actor, info in pairs], self._timeout)
+
+    def start_weight_update(self) -> None:
+        """Open every engine for `version`."""
+        fetch([a.call(RolloutWorker.begin_transfer, self.version) for a in self._actors], self._timeout)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Let every engine take part in the broadcasts."""
+        fetch([a.call(RolloutWorker.receive_transfer, update_info) for a in self._actors], self._timeout)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Raises WeightFault naming the engine that does not hold `version` now."""
+        refs = [a.call(RolloutWorker.end_transfer, self.version) for a in self._actors]
+        held = WeightUpdate(version=self.version, chunks=(), digest="")
+        require_receipts(fetch(refs, self._timeout), held)
 
 
 def resources(rollout: RolloutConfig) -> Resources:

@@ -82,7 +82,7 @@ class TransformersEngine:
 
     def start_update(self, version: int) -> None:
         self._version = None
-        self._incoming = IncomingWeights(version, self._expected)
+        self._incoming = IncomingWeights(version, self._expected, self.name)
 
     @torch.no_grad()
     def load_chunk(self, tensors: Sequence[WireTensor]) -> None:

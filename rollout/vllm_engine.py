@@ -74,7 +74,7 @@ class VllmEngine:
         self, model: ModelConfig, rollout: RolloutConfig, name: str, *, transport: str = OBJECT_STORE
     ) -> None:
         """Load the model folder (version 0). `transport` as in `weights.transport`."""
-        self.name, self._max_context = name, model.max_context
+        self.name, self._max_context, self._transport = name, model.max_context, transport
         self._expected = weight_names(model.path)
         self._version: int | None = 0
         self._incoming: IncomingWeights | None = None
@@ -152,11 +152,13 @@ class VllmEngine:
 
     def start_update(self, version: int) -> None:
         self._version = None
-        self._incoming = IncomingWeights(version, self._expected)
+        self._incoming = IncomingWeights(version, self._expected, self.name)
         self._llm.start_weight_update()
 
     def load_chunk(self, tensors: Sequence[WireTensor]) -> None:
         incoming = self._require_incoming()
+        if self._transport != OBJECT_STORE:
+            raise WeightFault(f"{self.name}: chunks came, but weights.transport is {self._transport}")
         for wire in tensors:
             incoming.add(wire)
         self._llm.update_weights({"update_info": {"tensors": list(tensors)}})

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer import WeightSource, WeightTransferEngine
@@ -78,8 +79,9 @@ def mend_packed_copies(model: torch.nn.Module) -> None:
     """
     module: Any
     for module in model.modules():
-        if hasattr(module, "cpu_linear") and module.weight.ndim == 2:
-            module.quant_method.process_weights_after_loading(module)
+        layer: Any = module
+        if hasattr(layer, "cpu_linear") and layer.weight.ndim == 2:
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 def nccl_trainer(

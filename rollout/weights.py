@@ -75,7 +75,7 @@ class WeightDigest:
         data = np.ascontiguousarray(wire.data)
         head = f"{len(wire.name)}:{wire.name}|{wire.dtype}|{wire.shape}|{data.nbytes}|"
         self._state.update(head.encode())
-        self._state.update(data)
+        self._state.update(data.data)
 
     def hexdigest(self) -> str:
         """Hash of everything so far (hex, 16 bytes)."""
@@ -85,34 +85,36 @@ class WeightDigest:
 class IncomingWeights:
     """What one receiver has seen of one version; `close` is the gate before the version counts."""
 
-    def __init__(self, version: int, expected: frozenset[str]) -> None:
-        """`expected`: the names that a whole model has (see `weight_names`)."""
-        self.version, self._expected = version, expected
+    def __init__(self, version: int, expected: frozenset[str], receiver: str = "a receiver") -> None:
+        """`expected`: the names that a whole model has (see `weight_names`); errors name the receiver."""
+        self.version, self._expected, self._receiver = version, expected, receiver
         self._digest = WeightDigest()
         self._seen: set[str] = set()
 
     def add(self, wire: WireTensor) -> None:
         """Note one tensor. Raises WeightFault on one that comes twice."""
         if wire.name in self._seen:
-            raise WeightFault(f"version {self.version}: {wire.name} came twice")
+            raise WeightFault(f"{self._receiver}: version {self.version}: {wire.name} came twice")
         self._digest.add(wire)
         self._seen.add(wire.name)
 
     def close(self, version: int, digest: str) -> str:
         """The digest of what came. Raises WeightFault on another version or digest, or a hole."""
         if version != self.version:
-            raise WeightFault(f"version {self.version} was started and version {version} finished")
+            raise WeightFault(
+                f"{self._receiver}: version {self.version} was started and version {version} finished"
+            )
         missing = sorted(self._expected - self._seen)
         extra = sorted(self._seen - self._expected - {TIED_HEAD})
         if missing or extra:
             raise WeightFault(
-                f"version {version}: {len(missing)} tensors missing {missing[:3]}, "
+                f"{self._receiver}: version {version}: {len(missing)} tensors missing {missing[:3]}, "
                 f"{len(extra)} unknown {extra[:3]}"
             )
         mine = self._digest.hexdigest()
         if mine != digest:
             raise WeightFault(
-                f"version {version}: the weights that came have digest {mine}, sent was {digest}"
+                f"{self._receiver}: version {version}: the weights that came have digest {mine}, sent was {digest}"
             )
         return mine
 

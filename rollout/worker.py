@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from cluster.runtime import Ref, fetch
 from rollout.config import ModelConfig, RolloutConfig, WeightsConfig
-from rollout.engine import RolloutEngine
+from rollout.engine import CollectiveReceiver, RolloutEngine
 from rollout.types import Prompt, RecordError, RolloutGroup, SamplingSpec, WeightReceipt, WeightUpdate
+from rollout.weights import WeightFault
 
 OPEN_SECONDS = 300.0
 
@@ -47,6 +49,27 @@ class RolloutWorker:
         for chunk in update.chunks:
             self.engine.load_chunk(chunk.get(OPEN_SECONDS))
         return self.engine.finish_update(update.version, update.digest)
+
+    def join_transfer(self, init_info: dict[str, Any]) -> None:
+        """As `CollectiveReceiver.join_transfer`; this and the next three are for `weights.transport: nccl`."""
+        self._receiver().join_transfer(init_info)
+
+    def begin_transfer(self, version: int) -> None:
+        """As `CollectiveReceiver.begin_transfer`."""
+        self._receiver().begin_transfer(version)
+
+    def receive_transfer(self, update_info: dict[str, Any]) -> None:
+        """As `CollectiveReceiver.receive_transfer`."""
+        self._receiver().receive_transfer(update_info)
+
+    def end_transfer(self, version: int) -> WeightReceipt:
+        """As `CollectiveReceiver.end_transfer`."""
+        return self._receiver().end_transfer(version)
+
+    def _receiver(self) -> CollectiveReceiver:
+        if not isinstance(self.engine, CollectiveReceiver):
+            raise WeightFault(f"{self.name}: this engine takes weights as chunks only, not in collectives")
+        return self.engine
 
 
 def make_engine(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -124,17 +123,17 @@ def write_originals(folder: Path) -> None:
 def test_rows_are_samples_of_the_program(tmp_path: Path) -> None:
     write_originals(tmp_path / "raw")
     counts = make_data.make_data(tmp_path / "raw", tmp_path / "out", limit=8, seed=0)
-    assert counts == {"train": 8, "tune": 8, "test": 8, "coldstart": 8}
+    assert counts == {"train": 8, "tune": 8, "test": 8, "coldstart": 16}
     for name in ("train", "tune", "test"):
         samples = read_samples(tmp_path / "out" / f"{name}.jsonl")
         assert {sample.labels[0] for sample in samples} == set(make_data.EMOTIONS)
         for sample in samples:
             assert (tmp_path / "out" / sample.inputs.paths.audios[0]).is_file()
             assert sample.rationale is not None and sample.labels[0] not in sample.rationale
-    for line in (tmp_path / "out" / "coldstart.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        assert row["messages"][-1]["role"] == "assistant"
-        assert judge(row["messages"][-1]["content"], row["labels"]).correct
+    lessons = read_samples(tmp_path / "out" / "coldstart.jsonl")
+    assert sum(sample.rationale is None for sample in lessons) == 8
+    for sample in lessons:
+        assert sample.response is not None and judge(sample.response, sample.labels).correct
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -307,9 +306,11 @@ def test_missing_parts_name_the_option(tmp_path: Path) -> None:
         student_parts.load_whisper(None, str(tmp_path))
 
 
-def test_run_yaml_is_a_config() -> None:
+def test_the_yaml_files_are_configs() -> None:
     config = load_config(EXAMPLE / "run.yaml")
     assert config.run.steps >= 20 and config.model.dtype == "bfloat16"
+    first = load_config(EXAMPLE / "coldstart.yaml")
+    assert first.objective.divergence == "cross_entropy" and "audio" not in first.learner.freeze
 
 
 def _folder(name: str) -> str:
@@ -336,5 +337,5 @@ def test_the_real_parts_compose(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_real_clips_give_rows(tmp_path: Path) -> None:
     counts = make_data.make_data(_folder(DATA), tmp_path, limit=16, seed=0)
-    assert counts == {"train": 16, "tune": 16, "test": 16, "coldstart": 16}
+    assert counts == {"train": 16, "tune": 16, "test": 16, "coldstart": 32}
     assert len(read_samples(tmp_path / "test.jsonl")) == 16

@@ -70,8 +70,8 @@ def make_data(
 ) -> dict[str, int]:
     """Write the four row files and `audio/` below `out`; returns rows by file. Raises ValueError.
 
-    coldstart.jsonl has each take's first repetition of the train speakers, with an assistant message as
-    the last one; train.jsonl has the second. `limit` is the most rows of one file.
+    coldstart.jsonl has the first repetitions of the train speakers, train.jsonl the second. `limit` is the
+    most clips of one file; the cold start has two rows for each clip.
     """
     out = Path(out)
     (out / "audio").mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,8 @@ def make_data(
     counts = {}
     for name, part in splits(found).items():
         chosen = pick_balanced(part, limit, seed)
-        rows = [row(clip, evidence[clip.name], answered=name == "coldstart") for clip in chosen]
+        make_rows = coldstart_rows if name == "coldstart" else opsd_rows
+        rows = [line for clip in chosen for line in make_rows(clip, evidence[clip.name])]
         for clip in chosen:
             soundfile.write(out / "audio" / f"{clip.name}.flac", waves[clip.name], RATE, subtype="PCM_16")
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rows)
@@ -148,19 +149,19 @@ def measured_cues(clips: Sequence[Clip], voices: dict[str, Voice]) -> dict[str, 
     return {clip.name: cues(voices[clip.name], usual[clip.actor]) for clip in clips}
 
 
-def row(clip: Clip, evidence: tuple[Cue, ...], *, answered: bool) -> dict[str, Any]:
-    """One row; `answered` adds the answer as an assistant message, for the cold start."""
-    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": QUESTION}]
-    if answered:
-        messages.append({"role": "assistant", "content": answer(clip, evidence)})
-    return {
-        "id": f"ravdess-{clip.name}",
-        "messages": messages,
-        "audios": [f"audio/{clip.name}.flac"],
-        "labels": [clip.emotion],
-        "rationale": rationale(clip, evidence),
-        "dataset": "ravdess",
-    }
+def opsd_rows(clip: Clip, evidence: tuple[Cue, ...]) -> list[dict[str, Any]]:
+    """The row of one clip: question, label, and the rationale that the teacher reads."""
+    return [{**_question(clip), "labels": [clip.emotion], "rationale": rationale(clip, evidence)}]
+
+
+def coldstart_rows(clip: Clip, evidence: tuple[Cue, ...]) -> list[dict[str, Any]]:
+    """Two rows of one clip with the answer to learn: from the sound alone, and with the rationale in sight.
+
+    The second kind teaches to read evidence; without it the privileged teacher would know no more than
+    the student.
+    """
+    plain = {**_question(clip), "labels": [clip.emotion], "response": answer(clip, evidence)}
+    return [plain, {**plain, "id": f"{plain['id']}-read", "rationale": rationale(clip, evidence)}]
 
 
 def answer(clip: Clip, evidence: tuple[Cue, ...]) -> str:
@@ -175,6 +176,15 @@ def rationale(clip: Clip, evidence: tuple[Cue, ...]) -> str:
     phrase = PHRASES[clip.emotion][digest[0] % 2]
     measured = "; ".join(f"{cue.name} {cue.word} ({cue.phrase})" for cue in evidence)
     return f"Heard in the voice: {measured}. It sounds like {phrase}."
+
+
+def _question(clip: Clip) -> dict[str, Any]:
+    return {
+        "id": f"ravdess-{clip.name}",
+        "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": QUESTION}],
+        "audios": [f"audio/{clip.name}.flac"],
+        "dataset": "ravdess",
+    }
 
 
 def _audio_of(folder: Path, name: str) -> Path:
@@ -198,9 +208,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--clips", required=True, help="folder with RAVDESS speech")
     parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument(
-        "--limit", type=int, help="most rows of one file, balanced over emotions (default: all)"
-    )
+    parser.add_argument("--limit", type=int, help="most clips of one file, balanced (default: all)")
     parser.add_argument(
         "--seed", type=int, default=0, help="decides which rows `--limit` keeps, and the order"
     )

@@ -1,0 +1,1 @@
+"""Tests; the real engines on tiny models."""
