@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from learner_scene import Answer, Scene, free_address, keep_gradients, make_scene, run_ranks, worker
+from tests.learner_scene import Answer, Scene, free_address, keep_gradients, make_scene, run_ranks, worker
 
 from learner.config import LearnerConfig
 

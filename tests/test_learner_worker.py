@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learner_scene import Scene, free_address, full_weights, make_scene, worker
+from tests.learner_scene import Scene, free_address, full_weights, make_scene, worker
 
 from cluster.runtime import InlineRef, InlineRuntime
 from learner.config import LearnerConfig, LoraConfig, ObjectiveConfig
