@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer import WeightSource, WeightTransferEngine
