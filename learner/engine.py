@@ -32,6 +32,7 @@ from learner.policy import PolicyModule, WeightSource
 EPSILON = 1e-8
 BUCKET_NUMBERS = 50_000_000
 GATHER_NUMBERS = 100_000_000
+WHOLE_NUMBERS = 100_000  # ZeRO-3 keeps parameters up to this size whole on every rank
 STATE_FILE = "learner-rank{rank}.pt"
 
 
@@ -246,6 +247,7 @@ def _deepspeed_config(config: LearnerConfig, dtype: str) -> dict[str, Any]:
             "overlap_comm": False,
             "reduce_bucket_size": BUCKET_NUMBERS,
             "allgather_bucket_size": BUCKET_NUMBERS,
+            "stage3_param_persistence_threshold": WHOLE_NUMBERS,
         },
         "steps_per_print": None,
     }

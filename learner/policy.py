@@ -155,7 +155,8 @@ def _checkpoint_layers(thinker: Thinker) -> None:
     """Recompute layers in the backward pass; only a layer in training mode does, its parts stay in eval."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    thinker.gradient_checkpointing_enable({"use_reentrant": False, "early_stop": False})
+    # With early stop: ZeRO-3 gives weights back when a recomputed layer ends, before its backward has run.
+    thinker.gradient_checkpointing_enable({"use_reentrant": False, "early_stop": True})
     for module in thinker.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True

@@ -145,4 +145,4 @@ def resources(rollout: RolloutConfig) -> Resources:
 
 
 def _parts(items: Sequence[str], size: int) -> list[Sequence[str]]:
-    return [items[at : at + size] for at in range(0, len(items), size)]
+    return [items[at : at + size] for at in range(0, len(items), max(1, size))]

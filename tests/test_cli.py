@@ -47,7 +47,10 @@ def raising(error: BaseException) -> Namespace:
             "data mer-mini --out d --clips 8 --seed 3 --looks test",
             {"out": "d", "clips": 8, "seed": 3, "looks": "test"},
         ),
-        ("coldstart --out m --steps 5 --seed 1", {"out": "m", "steps": 5, "seed": 1}),
+        (
+            "coldstart --out m --steps 5 --seed 1",
+            {"config": None, "set": [], "out": "m", "steps": 5, "seed": 1},
+        ),
         ("demo", {"root": "runs", "seed": 0}),
         ("demo --root x --seed 2", {"root": "x", "seed": 2}),
     ],
