@@ -231,6 +231,11 @@ def _weights(config: RunConfig) -> Iterator[Finding]:
             "weights.transport",
             f"nccl needs GPUs, and {keys} {verb} 0; set them, or write object_store",
         )
+    elif weights.transport == "nccl":
+        yield (
+            "weights.transport",
+            "the engines can receive over nccl, but the learner does not send over it yet; write object_store",
+        )
 
 
 def _machines(config: RunConfig) -> Iterator[Finding]:

@@ -84,7 +84,7 @@ class WeightsConfig(BaseModel):
     model_config = SECTION
 
     transport: Literal["object_store", "nccl"] = "object_store"
-    """Ray's shared memory (works everywhere), or NCCL through vLLM's own weight transfer (GPUs only)."""
+    """Ray's shared memory (works everywhere); `nccl` is refused until the learner's sending half is connected."""
     chunk_bytes: int = Field(default=268_435_456, ge=1_000_000)
     """Size of one piece of the push; bounds the memory that a gather needs."""
     probe_every: int = Field(default=1, ge=1)

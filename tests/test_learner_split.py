@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.learner_scene import Answer, Scene, free_address, keep_gradients, make_scene, run_ranks, worker
 
 from learner.config import LearnerConfig
+from tests.learner_scene import Answer, Scene, free_address, keep_gradients, make_scene, run_ranks, worker
 
 STILL = LearnerConfig(lr=1e-30, max_grad_norm=1e9, freeze=(), zero_stage=0)  # weights stay where they are
 WHOLE = [[[0, 1, 2, 3, 4, 5, 6, 7]]]

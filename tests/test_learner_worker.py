@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.learner_scene import Scene, free_address, full_weights, make_scene, worker
 
 from cluster.runtime import InlineRef, InlineRuntime
 from learner.config import LearnerConfig, LoraConfig, ObjectiveConfig
@@ -25,6 +24,7 @@ from rollout.types import RecordError
 from rollout.weights import WeightDigest
 from teacher.config import TeacherConfig
 from teacher.types import GroupScore
+from tests.learner_scene import Scene, free_address, full_weights, make_scene, worker
 
 TRAIN = LearnerConfig(lr=1e-3, zero_stage=0, freeze=())
 ALL = [[[0, 1, 2, 3], [4]]]
