@@ -143,14 +143,14 @@ class _Rows:
 
 def _idle_row(head: Head) -> Callable[[Tensor], Tensor]:
     def run(row: Tensor) -> Tensor:
-        return 0.0 * torch.logsumexp(head(row).float(), dim=-1).sum()
+        return 0.0 * head(row).float().sum()
 
     return run
 
 
 def _recomputed(function: Callable[[Tensor], T], rows: Tensor) -> T:
-    # With early stop the recomputation may end inside the head, before the hook that gives its
-    # gathered weights back has run. There is no dropout, so the random state need not be kept.
+    # With early stop the recomputation of an idle row ends inside the head, before the forward hook
+    # that gives the head's gathered weights back has run. There is no dropout, so the random state need not be kept.
     result = checkpoint(function, rows, use_reentrant=False, preserve_rng_state=False, early_stop=False)
     return cast(T, result)
 

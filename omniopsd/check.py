@@ -40,19 +40,37 @@ def check(config: RunConfig, *, limit: int = 64) -> None:
     """
     print(config_yaml(config))
     problems: list[str] = []
-    renderer = _attempt(problems, _model, config, problems)
-    train = _attempt(problems, read_samples, config.data.train)
-    test = _attempt(problems, read_samples, config.data.test) if config.data.test else None
-    problems += _engine(config)
-    if train and test:
-        problems += _shared_samples(train, test)
-    if test:
-        problems += _without_labels(test)
+    renderer, train, test = _read(config, problems)
+    if renderer:
+        path, digest = config.model.path, renderer.vocab_digest
+        print(f"model {path}: {renderer.vocab_size} tokens, vocabulary {digest} for all roles")
     if train:
         _rendered("data.train", train, config, renderer, limit, problems)
     if test:
         _rendered("data.test", test, _for_test(config), renderer, limit, problems)
     _report(problems)
+
+
+def require_sound(config: RunConfig) -> None:
+    """What `check` sees without decoding media; every run asks it first. Raises CheckError."""
+    problems: list[str] = []
+    _read(config, problems)
+    _raise(problems)
+
+
+def _read(
+    config: RunConfig, problems: list[str]
+) -> tuple[Renderer | None, Sequence[Sample] | None, Sequence[Sample] | None]:
+    """Model folder and data files, with what is wrong with them."""
+    renderer = _attempt(problems, _model, config, problems)
+    train = _attempt(problems, read_samples, config.data.train)
+    test = _attempt(problems, read_samples, config.data.test) if config.data.test else None
+    problems += _installed(config)
+    if train and test:
+        problems += _shared_samples(train, test)
+    if test:
+        problems += _without_labels(test)
+    return renderer, train, test
 
 
 def _attempt(problems: list[str], work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -72,7 +90,6 @@ def _model(config: RunConfig, problems: list[str]) -> Renderer:
     problems += _sizes(config, text, renderer)
     problems += _architecture(config, settings)
     problems += _lora_targets(config)
-    print(f"model {path}: {renderer.vocab_size} tokens, vocabulary {renderer.vocab_digest} for all roles")
     return renderer
 
 
@@ -117,7 +134,9 @@ def _lora_targets(config: RunConfig) -> Iterator[str]:
             yield f"learner.lora.targets: the language model has no layer {target}; correct it"
 
 
-def _engine(config: RunConfig) -> Iterator[str]:
+def _installed(config: RunConfig) -> Iterator[str]:
+    if importlib.util.find_spec("deepspeed") is None:
+        yield "deepspeed is not installed; install this project with its dependencies"
     if config.rollout.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         yield "rollout.engine: vllm is not installed; install the extra cpu or gpu, or write transformers"
 
@@ -208,9 +227,13 @@ def _spread(samples: Sequence[Sample], limit: int) -> list[Sample]:
 
 
 def _report(problems: Sequence[str]) -> None:
+    _raise(problems)
+    print("\nno problem found")
+
+
+def _raise(problems: Sequence[str]) -> None:
     unique = list(dict.fromkeys(problems))
     if not unique:
-        print("\nno problem found")
         return
     shown = unique[:MOST_PROBLEMS]
     if len(unique) > MOST_PROBLEMS:

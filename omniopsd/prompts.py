@@ -71,7 +71,7 @@ class PromptBook:
         """The student's prompt: made from `sample.inputs` alone. Raises ContextTooLong."""
         inputs = sample.inputs
         rendered = self.renderer.render(
-            inputs.messages, self.media(sample), audio_in_video=inputs.audio_in_video
+            inputs.messages, self.media(sample), audio_in_video=inputs.audio_in_video, where=sample.where
         )
         self._require_room(len(rendered.token_ids), sample, "the student's prompt")
         return Prompt(sample_id=inputs.sample_id, rendered=rendered)
@@ -84,6 +84,7 @@ class PromptBook:
             privileged_messages(inputs.messages, evidence, self.template),
             self.media(sample),
             audio_in_video=inputs.audio_in_video,
+            where=sample.where,
         )
         self._require_room(len(rendered.token_ids), sample, "the teacher's context")
         return PrivilegedContext(
@@ -101,6 +102,7 @@ class PromptBook:
             privileged_messages(inputs.messages, evidence, self.template),
             self.media(sample),
             audio_in_video=inputs.audio_in_video,
+            where=sample.where,
         )
         self._require_room(len(rendered.token_ids), sample, "the context")
         return rendered

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cluster.runtime import Runtime, start_runtime
 from omniopsd.build import Parts, make_parts
+from omniopsd.check import require_sound
 from omniopsd.checkpoint import Checkpoint, CheckpointState, CheckpointStore
 from omniopsd.config import RunConfig
 from omniopsd.evaluate import Evaluation, held_out_book, results_table
@@ -28,6 +29,7 @@ LEARNER, TEACHER = "learner", "teacher"
 
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     """Run to `run.steps` and give the run folder; with `resume`, from its newest whole checkpoint."""
+    require_sound(config)
     folder = RunFolder(config.run.root, config.run.name)
     renderer = Renderer(config.model.path)
     book = make_book(config, renderer)

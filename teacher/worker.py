@@ -55,7 +55,7 @@ class TeacherWorker:
 
         Raises WeightFault when the bytes are not the sender's; the teacher must then be started again.
         """
-        incoming = IncomingWeights(update.version, self._names)
+        incoming = IncomingWeights(update.version, self._names, self.name)
         for chunk in update.chunks:
             for wire in chunk.get():
                 incoming.add(wire)

@@ -40,6 +40,11 @@ def run_yaml(folder: Path, **sections: dict[str, Any]) -> Path:
     return path
 
 
+def held_out(folder: Path) -> str:
+    """A file of clips that the run does not train on."""
+    return str(write_mer_mini(folder / "held-out", CLIPS, 6, "test"))
+
+
 def run_config(folder: Path, **sections: dict[str, Any]) -> RunConfig:
     """The same, loaded and checked."""
     return load_config(run_yaml(folder, **sections))

@@ -16,23 +16,26 @@ from rollout.renderer import Renderer
 from rollout.types import Prompt
 from rollout.worker import RolloutWorker
 from teacher.worker import TeacherWorker
-from tests.run_scene import run_config
+from tests.run_scene import held_out, run_config
 
 pytestmark = pytest.mark.slow
 SENTINEL = "xyzzyq"
 
 
 def marked(config: Any) -> Any:
-    """The run with the sentinel in every rationale and label."""
-    path = Path(config.data.train)
+    """The run with the sentinel in every rationale and label, of the held-out samples too."""
+    files = {name: _mark(Path(getattr(config.data, name))) for name in ("train", "test")}
+    return config.model_copy(update={"data": config.data.model_copy(update=files)})
+
+
+def _mark(path: Path) -> str:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
         row["rationale"] += f" {SENTINEL}"
         row["labels"] = [f"{label} {SENTINEL}" for label in row["labels"]]
     other = path.with_name("marked.jsonl")
     other.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = config.data.model_copy(update={"train": str(other), "test": str(other)})
-    return config.model_copy(update={"data": data})
+    return str(other)
 
 
 def carries(value: Any, ids: np.ndarray) -> bool:
@@ -49,7 +52,9 @@ def holds(sequence: np.ndarray, ids: np.ndarray) -> bool:
 
 
 def test_the_sentinel_stays_with_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = marked(run_config(tmp_path, teacher={"privilege": "rationale+label"}))
+    config = marked(
+        run_config(tmp_path, teacher={"privilege": "rationale+label"}, data={"test": held_out(tmp_path)})
+    )
     ids = Renderer(config.model.path)._encode(SENTINEL)
     seen: dict[str, list[bool]] = {"rollout": [], "teacher": []}
 

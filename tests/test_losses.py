@@ -98,6 +98,16 @@ def test_bucketed_gradient_equals_finite_differences(name: str, k: int) -> None:
     torch.testing.assert_close(slope_of(loss, z), finite_differences(loss, z), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_gradient_holds_for_log_probs_that_do_not_sum_to_one(name: str) -> None:
+    lp, lq = draw(0, N, V) - 3, log_softmax(draw(1, N, V))
+
+    def loss(values: Tensor) -> Tensor:
+        return DIVERGENCES[name](values, lq)
+
+    torch.testing.assert_close(slope_of(loss, lp), finite_differences(loss, lp), rtol=1e-8, atol=1e-8)
+
+
 def test_gradients_equal_their_closed_forms() -> None:
     z, lq = draw(0, N, V), log_softmax(draw(1, N, V))
     lp = log_softmax(z)

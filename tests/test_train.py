@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from omniopsd.check import CheckError
 from omniopsd.export import export_run
 from omniopsd.loop import TrainLoop
 from omniopsd.metrics import read
@@ -20,7 +21,7 @@ from omniopsd.rollout_log import read_rollouts
 from omniopsd.run_folder import RunFolder
 from omniopsd.train import train
 from rollout.thinker import load_thinker, read_weights
-from tests.run_scene import run_config, run_yaml
+from tests.run_scene import held_out, run_config, run_yaml
 
 pytestmark = pytest.mark.slow
 STEPS = 3
@@ -30,9 +31,7 @@ NUMBERS = ("loss", "grad_norm", "divergence", "teacher_gain", "accuracy_train", 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
     folder = tmp_path_factory.mktemp("whole")
-    config = run_config(folder, checkpoint={"every": 1, "keep": 9})
-    config = config.model_copy(update={"data": config.data.model_copy(update={"test": config.data.train})})
-    yield train(config)
+    yield train(run_config(folder, checkpoint={"every": 1, "keep": 9}, data={"test": held_out(folder)}))
 
 
 def fingerprint(run: RunFolder, step: int) -> dict[str, str]:
@@ -94,6 +93,14 @@ def test_a_run_killed_between_two_steps_goes_on_bit_for_bit(
     resumed = train(run_config(tmp_path, checkpoint={"every": 1, "keep": 9}), resume=True)
     assert numbers(resumed) == numbers(whole)
     assert fingerprint(resumed, STEPS) == fingerprint(whole, STEPS)
+
+
+def test_training_on_the_test_samples_is_refused(tmp_path: Path) -> None:
+    config = run_config(tmp_path)
+    cheating = config.data.model_copy(update={"test": config.data.train})
+    with pytest.raises(CheckError, match="6 of 6 samples are in data.train too"):
+        train(config.model_copy(update={"data": cheating}))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_finished_run_is_not_trained_again(
