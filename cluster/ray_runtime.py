@@ -89,8 +89,9 @@ class RayRuntime(Runtime):
             num_cpus=cpus if local else None,
             object_store_memory=object_store_bytes if local else None,
             include_dashboard=False if local else None,
-            log_to_driver=True,
-            logging_level="warning",
+            # actors write to Ray's log folder; what fails there is raised here with its own message
+            log_to_driver=bool(os.environ.get("OMNIOPSD_DEBUG")),
+            logging_level="error",
             runtime_env={"env_vars": {"PYTHONPATH": path}} if local else None,
         )
         self._actors: list[Any] = []

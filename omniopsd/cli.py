@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def execute(options: argparse.Namespace) -> int:
     """Call `options.run(options)`, and turn a user's error into one line; the exit code."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         from omniopsd.own_packages import check_own_packages
 
