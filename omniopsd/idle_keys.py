@@ -41,7 +41,9 @@ def _objective(config: RunConfig) -> Iterator[Finding]:
 def _teacher(config: RunConfig) -> Iterator[Finding]:
     teacher = config.teacher
     if config.objective.divergence == "cross_entropy":
-        for name in type(teacher).model_fields:
+        for name in sorted(
+            set(type(teacher).model_fields) - {"template"}
+        ):  # a cold start reads rationales in it
             yield (
                 f"teacher.{name}",
                 "no effect: objective.divergence cross_entropy has no teacher; leave it out",

@@ -27,8 +27,16 @@ from rollout.renderer import Renderer
 LEARNER, TEACHER = "learner", "teacher"
 
 
+class TrainError(ValueError):
+    """A config that states no distillation."""
+
+
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     """Run to `run.steps` and give the run folder; with `resume`, from its newest whole checkpoint."""
+    if config.objective.divergence == "cross_entropy":
+        raise TrainError(
+            "objective.divergence is 'cross_entropy', which has no teacher: use `omniopsd coldstart`, or write a divergence"
+        )
     require_sound(config)
     folder = RunFolder(config.run.root, config.run.name)
     renderer = Renderer(config.model.path)

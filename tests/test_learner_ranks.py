@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learner_scene import Answer, Scene, free_address, full_weights, make_scene, run_ranks, worker
 
 import learner.engine
 from cluster.ray_runtime import RayRuntime
@@ -21,6 +20,7 @@ from rollout.config import WeightsConfig
 from rollout.evidence import MediaMismatch
 from rollout.weights import WeightDigest
 from teacher.config import TeacherConfig
+from tests.learner_scene import Answer, Scene, free_address, full_weights, make_scene, run_ranks, worker
 
 pytestmark = pytest.mark.slow
 
