@@ -93,15 +93,6 @@ def token_weights(
     return np.concatenate(parts).astype(np.float32)
 
 
-def chunk_counts(plan: StepPlan, lengths: Sequence[GroupLengths], row_chunk: int) -> tuple[int, ...]:
-    """For each micro-batch the chunks of at most `row_chunk` response rows that its largest rank needs.
-
-    Every rank calls the head that often, with empty chunks if need be (see `learner.chunked`).
-    """
-    rows = [[sum(sum(lengths[at].responses) for at in cell) for cell in rank] for rank in plan.cells]
-    return tuple(max(1, -(-max(micro) // row_chunk)) for micro in zip(*rows, strict=True))
-
-
 def _cost(step: int, at: int, group: GroupLengths, max_pack_tokens: int) -> int:
     prompt, responses, trained = group
     if len(responses) != len(trained):

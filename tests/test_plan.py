@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.plan import GroupLengths, PlanError, chunk_counts, group_lengths, plan_step, token_weights
+from learner.plan import GroupLengths, PlanError, group_lengths, plan_step, token_weights
 from learner.types import StepPlan
 from rollout.types import Finish, Rendered, Rollout, RolloutGroup
 
@@ -122,14 +122,6 @@ def test_first_fit_saves_a_cell_where_balancing_would_overflow() -> None:
 def test_more_ranks_than_groups_leaves_empty_cells() -> None:
     plan = plan_step(0, [GroupLengths(1, (1,), (True,))], 3, LIMIT)
     assert plan.cells == (((0,),), ((),), ((),))
-    assert chunk_counts(plan, [GroupLengths(1, (1,), (True,))], 4) == (1,)
-
-
-def test_chunk_counts_follow_the_largest_rank() -> None:
-    groups = [GroupLengths(1, (9, 4), (True, False)), GroupLengths(1, (3,), (True,))]
-    plan = plan_step(0, groups, 2, LIMIT)
-    assert chunk_counts(plan, groups, 4) == (4,)
-    assert chunk_counts(plan, groups, 13) == (1,)
 
 
 def test_errors_say_where_what_and_what_instead() -> None:
