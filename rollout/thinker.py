@@ -86,7 +86,8 @@ def save_thinker(weights: Iterable[tuple[str, torch.Tensor]], source: str | Path
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(Path(source).iterdir()):
-        if file.is_file() and file.suffix in {".json", ".txt", ".jinja"} and "safetensors" not in file.name:
+        kept = file.suffix in {".json", ".txt", ".jinja"} and "safetensors" not in file.name
+        if file.is_file() and kept and file.resolve() != (out / file.name).resolve():
             shutil.copyfile(file, out / file.name)
     shards: list[dict[str, torch.Tensor]] = [{}]
     size = 0

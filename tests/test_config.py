@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -267,8 +268,9 @@ def yaml_blocks() -> list[tuple[str, str]]:
     blocks = []
     for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]):
         for number, text in enumerate(re.findall(r"```ya?ml\n(.*?)```", path.read_text(), re.DOTALL)):
-            if re.search(r"^run:", text, re.MULTILINE):
-                blocks.append((f"{path.name}[{number}]", text))
+            block = textwrap.dedent(text)  # it may stand inside a list
+            if re.search(r"^run:", block, re.MULTILINE):
+                blocks.append((f"{path.name}[{number}]", block))
     return blocks
 
 

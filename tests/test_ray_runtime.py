@@ -10,7 +10,7 @@ from cluster.config import RuntimeConfig
 from cluster.runtime import NotEnoughResources, Resources, RuntimeFault, start_runtime
 from omniopsd.metrics import read
 from omniopsd.train import train
-from rollout.thinker import ModelFolderError
+from rollout.thinker import ModelFolderError, read_weights, save_thinker
 from tests.run_scene import run_config
 from tests.test_runtime import Counter
 
@@ -52,6 +52,7 @@ def test_ray_and_inline_train_the_same(tmp_path: Path) -> None:
 
 def test_what_a_start_raises_arrives_with_its_own_type(tmp_path: Path) -> None:
     config = run_config(tmp_path, runtime={"kind": "ray", "cpus": 4})
-    (tmp_path / "model" / "model.safetensors").unlink()
-    with pytest.raises(ModelFolderError, match="model.path"):
+    weights = [(name, tensor) for name, tensor in read_weights(tmp_path / "model") if "q_proj" not in name]
+    save_thinker(weights, tmp_path / "model", tmp_path / "model")
+    with pytest.raises(ModelFolderError, match=r"do not fit its config.json: missing \['"):
         train(config)
