@@ -59,7 +59,7 @@ def _section_type(annotation: Any) -> type[BaseModel] | None:
 
 def _type(field: FieldInfo) -> str:
     bounds = [
-        f"{symbol} {getattr(item, name):g}"
+        f"{symbol} {getattr(item, name)}"
         for item in field.metadata
         for name, symbol in SYMBOLS.items()
         if hasattr(item, name)
