@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -119,7 +118,12 @@ def results_table(results: Results, title: str) -> Table:
     known = [(name, part) for name, part in rows if part]
     datasets = sorted({key for _, part in known for key in part["by_dataset"]})
     held_out = known[0][1]["n"] if known else 0
-    table = Table(title=f"{title}: accuracy on {held_out} held-out items", title_justify="left", box=SIMPLE)
+    table = Table(
+        title=f"{title}: accuracy on {held_out} held-out items",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for name in ("", "all", "95 %", "format", *(_short(key, datasets) for key in datasets)):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for name, part in known:
