@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -67,6 +68,7 @@ def _deepspeed(gpu: bool) -> Any:
 
     __compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled on the spot
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)  # DeepSpeed's calls
     return deepspeed
 
 
@@ -122,6 +124,12 @@ class DeepSpeedEngine:
         value = torch.tensor([1.0 if flag else 0.0], device=self.device)
         torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MIN)
         return bool(value.item())
+
+    def total(self, counts: Sequence[int]) -> list[int]:
+        """Sums of the counts of all ranks."""
+        values = torch.tensor(list(counts), dtype=torch.int64, device=self.device)
+        torch.distributed.all_reduce(values)
+        return [int(value) for value in values]
 
     def step(self, number: int) -> float:
         """Clip, update, and give the gradient norm before clipping.

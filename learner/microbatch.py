@@ -46,6 +46,11 @@ class MicroBatch:
     temperature: float
     empty: bool = False
 
+    def trained(self) -> tuple[int, int]:
+        """Response tokens and responses with a weight above 0."""
+        lengths = [len(part) for part in self.pack.split(self.weights.numpy()) if part.any()]
+        return sum(lengths), len(lengths)
+
 
 def assemble(
     thinker: Thinker,

@@ -219,6 +219,13 @@ class LearnerWorker:
             raise error
         if not together or prepared is None:
             raise PeerFault(f"step {plan.step}: another rank could not prepare its groups")
+        counts = [micro.trained() for micro in prepared[0]]
+        tokens, sequences = self.engine.total([sum(t for t, _ in counts), sum(s for _, s in counts)])
+        if (tokens, sequences) != (plan.tokens, plan.sequences):
+            raise LearnerFault(
+                f"step {plan.step}: {tokens} tokens in {sequences} responses are to be trained, "
+                f"the plan divides by {plan.tokens} in {plan.sequences}"
+            )
         return prepared
 
     def _prepare(self, plan: StepPlan, groups: Mapping[int, GroupInput]) -> Prepared:

@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[tuple[str, ...], bool]] = {
     "video": (("video",), False),
     "video+audio": (("video",), True),
 }
-STALL_SECONDS = 400
+STALL_SECONDS = 1200
 SHARPER = 20.0  # the teacher's logits, so that it differs from an untrained student
 EVERYTHING = (*KINDS, "image", "text", "video")
 

@@ -172,6 +172,14 @@ def test_records_that_do_not_belong_together_are_refused(scene: Scene) -> None:
     assert one.version == 0
 
 
+def test_a_plan_with_another_denominator_is_refused_before_the_step(scene: Scene) -> None:
+    one = one_rank(scene)
+    plan = dataclasses.replace(scene.plan([[[0, 1]]]), tokens=1000)
+    with pytest.raises(LearnerFault, match="the plan divides by 1000 in 4"):
+        one.train_step(plan, scene.of(plan, 0))
+    assert one.version == 0
+
+
 def test_a_loss_that_is_not_finite_changes_nothing(scene: Scene) -> None:
     score = score_of(scene, 0)
     bad = [dataclasses.replace(s, hidden=np.full_like(s.hidden, np.nan)) for s in score.scores]
@@ -259,7 +267,7 @@ def test_bfloat16_moves_at_the_papers_rate(tmp_path: Path, stage: int) -> None:
     before, weights = [m.clone() for m in one.engine._masters], full_weights(one)
     assert all(master.dtype == torch.float32 for master in before)
     train(one, own, [[[0]]], steps=5)
-    most = max(float((a - b).abs().max()) for a, b in zip(one.engine._masters, before, strict=True))
+    most = max(float((a - b).detach().abs().max()) for a, b in zip(one.engine._masters, before, strict=True))
     assert 3e-6 < most < 6e-6
     after = full_weights(one)
     norm = "model.norm.weight"  # 1.0, where bfloat16 cannot hold a change below 0.004
