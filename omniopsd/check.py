@@ -16,7 +16,7 @@ from safetensors import safe_open
 from omniopsd.config import RunConfig
 from omniopsd.config_file import config_yaml
 from omniopsd.order import DataOrder
-from omniopsd.prompts import PromptBook
+from omniopsd.prompts import make_book
 from omniopsd.samples import Sample, read_samples
 from omniopsd.token_budget import TokenBudget
 from rollout.renderer import Renderer, token_counts
@@ -51,11 +51,16 @@ def check(config: RunConfig, *, limit: int = 64) -> None:
     _report(problems)
 
 
-def require_sound(config: RunConfig) -> None:
-    """What `check` sees without decoding media; every run asks it first. Raises CheckError."""
+def require_sound(config: RunConfig) -> tuple[Renderer, Sequence[Sample], Sequence[Sample] | None]:
+    """What `check` sees without decoding media; every run asks it first. Raises CheckError.
+
+    Gives what it has read: the renderer, the training samples, and the test samples if there are any.
+    """
     problems: list[str] = []
-    _read(config, problems)
+    renderer, train, test = _read(config, problems)
     _raise(problems)
+    assert renderer is not None and train is not None  # else there was a problem
+    return renderer, train, test
 
 
 def _read(
@@ -182,7 +187,7 @@ def _rendered(
     problems: list[str],
 ) -> None:
     """Render up to `limit` samples of one file, and print what they cost."""
-    book = _attempt(problems, _book, samples, config, renderer) if renderer else None
+    book = _attempt(problems, make_book, config, samples, renderer) if renderer else None
     if book is None:
         return
     trained = name == "data.train"
@@ -202,18 +207,6 @@ def _rendered(
     if prompts:
         print("\n".join(budget.lines(config, trained=trained)))
         problems += budget.problems(config)
-
-
-def _book(samples: Sequence[Sample], config: RunConfig, renderer: Renderer) -> PromptBook:
-    return PromptBook(
-        samples,
-        renderer,
-        model=config.model,
-        media=config.data.media,
-        teacher=config.teacher,
-        max_new_tokens=config.rollout.max_new_tokens,
-        seed=config.run.seed,
-    )
 
 
 def _order(config: RunConfig, count: int) -> DataOrder:

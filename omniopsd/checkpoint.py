@@ -128,9 +128,9 @@ class CheckpointStore:
         found = [path for path in self.folder.glob("step_*") if path.name.removeprefix("step_").isdigit()]
         return sorted(found, key=_step)
 
-    def whole(self) -> list[Path]:
-        """As `paths`, but only those whose every file is as the manifest says."""
-        return [path for path in self.paths() if not find_faults(path)]
+    def newest_whole(self) -> Path | None:
+        """The newest checkpoint whose every file is as its manifest says; older ones are not read."""
+        return next((path for path in reversed(self.paths()) if not find_faults(path)), None)
 
     def _write_aside(self, final: Path, state: CheckpointState, write: Callable[[Path], None]) -> Path:
         aside = self.folder / f".{final.name}.tmp"

@@ -18,7 +18,7 @@ from learner.worker import GroupInput
 from omniopsd.config import RunConfig
 from omniopsd.order import DataOrder
 from omniopsd.progress import TrainProgress
-from omniopsd.prompts import PromptBook
+from omniopsd.prompts import PromptBook, make_book
 from omniopsd.samples import Sample, read_samples
 from rollout.renderer import Renderer
 from rollout.types import Rendered, Rollout, RolloutGroup
@@ -46,16 +46,8 @@ def coldstart(config: RunConfig, out: str | Path) -> list[float]:
         raise ColdStartError(
             f"{bare[0]}: no response ({len(bare)} such rows); a cold start trains on given responses"
         )
-    renderer = Renderer(config.model.path)
-    book = PromptBook(
-        samples,
-        renderer,
-        model=config.model,
-        media=config.data.media,
-        teacher=config.teacher.model_copy(update={"privilege": "none"}),
-        max_new_tokens=config.rollout.max_new_tokens,
-        seed=config.run.seed,
-    )
+    teacher = config.teacher.model_copy(update={"privilege": "none"})
+    book = make_book(config, samples, Renderer(config.model.path), teacher)
     runtime = start_runtime(config.runtime)
     try:
         return _train(config, runtime, book, samples, out)

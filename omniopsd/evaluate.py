@@ -14,7 +14,7 @@ from rich.table import Table
 from cluster.runtime import Runtime, start_runtime
 from omniopsd.answers import judge
 from omniopsd.config import RunConfig
-from omniopsd.prompts import PromptBook
+from omniopsd.prompts import PromptBook, make_book
 from omniopsd.report_table import wilson
 from omniopsd.samples import Sample, read_samples
 from rollout.pool import RolloutPool
@@ -90,24 +90,14 @@ def tally(samples: Sequence[Sample], texts: Sequence[str]) -> Results:
     return total
 
 
-def held_out_book(config: RunConfig, renderer: Renderer) -> tuple[PromptBook, list[Sample]]:
-    """The held-out samples of a run, with the teacher's evidence for them where they have any."""
-    if config.data.test is None:
-        raise EvalError("data.test is not set: give the held-out samples")
-    samples = list(read_samples(config.data.test))[: config.eval.samples]
-    teacher = config.teacher
+def held_out_evaluation(config: RunConfig, samples: Sequence[Sample], renderer: Renderer) -> Evaluation:
+    """The first `eval.samples` held-out samples, with the teacher's evidence if it is to answer them."""
+    asked = samples[: config.eval.samples]
+    changes: dict[str, str] = {"missing": "fail"}
     if not config.eval.teacher:
-        teacher = teacher.model_copy(update={"privilege": "none"})
-    book = PromptBook(
-        samples,
-        renderer,
-        model=config.model,
-        media=config.data.media,
-        teacher=teacher.model_copy(update={"missing": "fail"}),
-        max_new_tokens=config.rollout.max_new_tokens,
-        seed=config.run.seed,
-    )
-    return book, samples
+        changes["privilege"] = "none"
+    book = make_book(config, asked, renderer, config.teacher.model_copy(update=changes))
+    return Evaluation(book, asked, config.rollout.max_new_tokens)
 
 
 def results_table(results: Results, title: str) -> Table:
@@ -144,10 +134,10 @@ def run_eval(source: str, data: str, *, overrides: Sequence[str] = (), out: str 
     try:
         pool = RolloutPool(runtime, config.model, config.rollout, config.weights)
         pool.wait_ready()
-        book, samples = held_out_book(config, Renderer(config.model.path))
-        evaluation = Evaluation(book, samples, config.rollout.max_new_tokens)
+        evaluation = held_out_evaluation(config, read_samples(data), Renderer(config.model.path))
+        asked = len(evaluation.samples)
         results = evaluation.student(
-            runtime, pool, lambda done: console.print(f"{done}/{len(samples)} answered", highlight=False)
+            runtime, pool, lambda done: console.print(f"{done}/{asked} answered", highlight=False)
         )
     finally:
         runtime.shutdown()

@@ -108,6 +108,7 @@ class TrainLoop:
         )
         self.version = 0
         self._claimed: deque[Claimed] = deque()
+        self._probe = (book.prompt(book.samples[0]), book.renderer.encode_response(PROBE_TEXT))
 
     def resume(self, version: int, teacher_folder: str) -> None:
         """Go on after step `version`: the learner has its state back, engines and teachers get theirs."""
@@ -244,8 +245,7 @@ class TrainLoop:
         """The probe: one fixed prompt and text, scored by every engine and by the learner."""
         if step % self.config.weights.probe_every:
             return None
-        prompt = self.book.prompt(self.book.samples[0])
-        response = self.book.renderer.encode_response(PROBE_TEXT)
+        prompt, response = self._probe
         expected = self.learner.probe(prompt.rendered, response, 1.0)
         return self.rollout.require_probe(prompt, response, expected, update.version)
 

@@ -23,9 +23,10 @@ class SourceError(ValueError):
 def newest_model(run: str | Path) -> Path:
     """The model folder in a run's newest checkpoint that is whole. Raises SourceError."""
     run = Path(run)
-    for path in reversed(CheckpointStore(run / "checkpoints", keep=1).whole()):
-        return path / MODEL
-    raise SourceError(f"{run}: no whole checkpoint; let the run reach checkpoint.every, or its end")
+    newest = CheckpointStore(run / "checkpoints", keep=1).newest_whole()
+    if newest is None:
+        raise SourceError(f"{run}: no whole checkpoint; let the run reach checkpoint.every, or its end")
+    return newest / MODEL
 
 
 def is_run(source: str | Path) -> bool:

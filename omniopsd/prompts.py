@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from omniopsd.config import RunConfig
 from omniopsd.samples import Sample
 from rationale_cache.types import Rationale
 from rollout.config import MediaConfig, ModelConfig
 from rollout.media import MediaCache, decode_media
+from rollout.messages import Message
 from rollout.renderer import Renderer
 from rollout.types import Media, Prompt, Rendered
 from teacher.config import TeacherConfig
@@ -69,26 +71,16 @@ class PromptBook:
 
     def prompt(self, sample: Sample) -> Prompt:
         """The student's prompt: made from `sample.inputs` alone. Raises ContextTooLong."""
-        inputs = sample.inputs
-        rendered = self.renderer.render(
-            inputs.messages, self.media(sample), audio_in_video=inputs.audio_in_video, where=sample.where
-        )
-        self._require_room(len(rendered.token_ids), sample, "the student's prompt")
-        return Prompt(sample_id=inputs.sample_id, rendered=rendered)
+        rendered = self._render(sample, sample.inputs.messages, "the student's prompt")
+        return Prompt(sample_id=sample.sample_id, rendered=rendered)
 
     def context(self, sample: Sample) -> PrivilegedContext:
         """The teacher's context: the same messages and media, and the evidence. Raises ContextTooLong."""
-        inputs = sample.inputs
-        evidence = self.evidence.of(inputs.sample_id)
-        rendered = self.renderer.render(
-            privileged_messages(inputs.messages, evidence, self.template),
-            self.media(sample),
-            audio_in_video=inputs.audio_in_video,
-            where=sample.where,
-        )
-        self._require_room(len(rendered.token_ids), sample, "the teacher's context")
+        evidence = self.evidence.of(sample.sample_id)
+        messages = privileged_messages(sample.inputs.messages, evidence, self.template)
+        rendered = self._render(sample, messages, "the teacher's context")
         return PrivilegedContext(
-            sample_id=inputs.sample_id,
+            sample_id=sample.sample_id,
             rendered=rendered,
             privilege=self.evidence.privilege,
             evidence_id=evidence.source_id if evidence else "",
@@ -96,23 +88,37 @@ class PromptBook:
 
     def with_evidence(self, sample: Sample, text: str) -> Rendered:
         """The messages with a given text of evidence: what a cold start learns to read."""
-        inputs = sample.inputs
         evidence = Evidence(text=text, source_id=sample.sample_id, rationale_key="")
-        rendered = self.renderer.render(
-            privileged_messages(inputs.messages, evidence, self.template),
-            self.media(sample),
-            audio_in_video=inputs.audio_in_video,
-            where=sample.where,
-        )
-        self._require_room(len(rendered.token_ids), sample, "the context")
-        return rendered
+        messages = privileged_messages(sample.inputs.messages, evidence, self.template)
+        return self._render(sample, messages, "the context")
 
-    def _require_room(self, tokens: int, sample: Sample, what: str) -> None:
+    def _render(self, sample: Sample, messages: Sequence[Message], what: str) -> Rendered:
+        """Messages that belong to a sample, with its media. Raises ContextTooLong naming `what`."""
+        rendered = self.renderer.render(
+            messages, self.media(sample), audio_in_video=sample.inputs.audio_in_video, where=sample.where
+        )
+        tokens = len(rendered.token_ids)
         if tokens > self._room:
             raise ContextTooLong(
                 f"{sample.where}: {what} has {tokens} tokens, and model.max_context {self._max_context} leaves "
                 f"{self._room} beside rollout.max_new_tokens: shorten the sample or use fewer frames"
             )
+        return rendered
+
+
+def make_book(
+    config: RunConfig, samples: Sequence[Sample], renderer: Renderer, teacher: TeacherConfig | None = None
+) -> PromptBook:
+    """The book of some samples of a run; `teacher` in place of the run's own."""
+    return PromptBook(
+        samples,
+        renderer,
+        model=config.model,
+        media=config.data.media,
+        teacher=teacher or config.teacher,
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=config.run.seed,
+    )
 
 
 def _privileged(sample: Sample) -> Privileged:

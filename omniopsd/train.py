@@ -12,17 +12,15 @@ from omniopsd.build import Parts, make_parts
 from omniopsd.check import require_sound
 from omniopsd.checkpoint import Checkpoint, CheckpointState, CheckpointStore
 from omniopsd.config import RunConfig
-from omniopsd.evaluate import Evaluation, held_out_book, results_table
+from omniopsd.evaluate import Evaluation, held_out_evaluation, results_table
 from omniopsd.loop import TrainLoop
 from omniopsd.metrics import MetricsLog
 from omniopsd.model_source import MODEL
 from omniopsd.progress import TrainProgress
-from omniopsd.prompts import PromptBook
+from omniopsd.prompts import PromptBook, make_book
 from omniopsd.recorder import Recorder
 from omniopsd.report import build_report
-from omniopsd.run_folder import RunFolder, config_digest
-from omniopsd.samples import read_samples
-from rollout.renderer import Renderer
+from omniopsd.run_folder import RunFolder, config_digest, step_of
 
 LEARNER, TEACHER = "learner", "teacher"
 
@@ -37,11 +35,10 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
         raise TrainError(
             "objective.divergence is 'cross_entropy', which has no teacher: use `omniopsd coldstart`, or write a divergence"
         )
-    require_sound(config)
+    renderer, samples, test = require_sound(config)
     folder = RunFolder(config.run.root, config.run.name)
-    renderer = Renderer(config.model.path)
-    book = make_book(config, renderer)
-    held_out = _evaluation(config, renderer)
+    book = make_book(config, samples, renderer)
+    held_out = held_out_evaluation(config, test, renderer) if test is not None else None
     folder.create(config, resume=resume)
     if not (resume and is_finished(config, folder)):
         runtime = start_runtime(config.runtime)
@@ -54,27 +51,11 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     return folder
 
 
-def make_book(config: RunConfig, renderer: Renderer) -> PromptBook:
-    """The training samples with their evidence."""
-    return PromptBook(
-        read_samples(config.data.train),
-        renderer,
-        model=config.model,
-        media=config.data.media,
-        teacher=config.teacher,
-        max_new_tokens=config.rollout.max_new_tokens,
-        seed=config.run.seed,
-    )
-
-
 def is_finished(config: RunConfig, folder: RunFolder) -> bool:
     """Whether the run has a checkpoint of its last step and, where there is test data, its last answers."""
-    steps = [
-        int(path.name.removeprefix("step_"))
-        for path in CheckpointStore(folder.checkpoints_path, keep=1).whole()
-    ]
+    newest = CheckpointStore(folder.checkpoints_path, keep=1).newest_whole()
     answered = config.data.test is None or bool(folder.read_eval().get("after"))
-    return answered and max(steps, default=0) == config.run.steps
+    return answered and newest is not None and step_of(newest) == config.run.steps
 
 
 class Run:
@@ -178,13 +159,6 @@ class Run:
         parts.learner.load(str((checkpoint.path / LEARNER).resolve()))
         loop.resume(checkpoint.state.step, str((checkpoint.path / TEACHER).resolve()))
         self.folder.discard_after(checkpoint.state.step)
-
-
-def _evaluation(config: RunConfig, renderer: Renderer) -> Evaluation | None:
-    if config.data.test is None:
-        return None
-    book, samples = held_out_book(config, renderer)
-    return Evaluation(book, samples, config.rollout.max_new_tokens)
 
 
 def _say_end(config: RunConfig, folder: RunFolder) -> None:

@@ -8,11 +8,13 @@ called one by one here, and vLLM is given the same size by name.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import Qwen2_5OmniProcessor
 
 from rollout.types import Media, MediaUse, Rendered, media_digest
@@ -116,3 +118,39 @@ class FeatureExtractor:
 def audio_tokens(mel_frames: int) -> int:
     """Placeholder tokens of one audio: a stride-2 convolution, then a stride-2 average."""
     return ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+def tower_inputs(features: Sequence[Features], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The media of several prompts as the keyword arguments of transformers' thinker."""
+    images = [item for one in features for item in one.images]
+    videos = [item for one in features for item in one.videos]
+    audio = [item for one in features for item in one.audio]
+    inputs: dict[str, Tensor] = {}
+    if images:
+        inputs |= {"pixel_values": _values(images, dtype), "image_grid_thw": _grids(images)}
+    if videos:
+        inputs |= {"pixel_values_videos": _values(videos, dtype), "video_grid_thw": _grids(videos)}
+        inputs["video_second_per_grid"] = torch.tensor([item.seconds_per_grid for item in videos])
+    if audio:
+        mel, mask = _padded(audio)
+        inputs |= {"input_features": mel.to(dtype), "feature_attention_mask": mask}
+    return inputs
+
+
+def _values(items: Sequence[Item], dtype: torch.dtype) -> Tensor:
+    return torch.cat([item.values for item in items]).to(dtype)
+
+
+def _grids(items: Sequence[Item]) -> Tensor:
+    return torch.tensor([item.grid for item in items])
+
+
+def _padded(items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+    """Mel [n, bins, longest] and its mask [n, longest]."""
+    longest = max(item.values.shape[1] for item in items)
+    mel = torch.zeros(len(items), items[0].values.shape[0], longest)
+    mask = torch.zeros(len(items), longest, dtype=torch.long)
+    for row, item in enumerate(items):
+        mel[row, :, : item.values.shape[1]] = item.values
+        mask[row, : item.values.shape[1]] = 1
+    return mel, mask

@@ -62,7 +62,8 @@ def thinker_hidden(
 
     `features` in the order of the pack's groups. Raises FeatureMismatch.
     """
-    device = thinker.model.embed_tokens.weight.device
+    # not of single weights: under ZeRO-3 reading one outside its module keeps it gathered
+    device = thinker.device
     ids = torch.from_numpy(pack.token_ids).to(device)
     embeddings = thinker.model.embed_tokens(ids)
     config = thinker.config
@@ -106,7 +107,6 @@ def _scatter(embeddings: Tensor, where: Tensor, rows: Tensor, real: bool, tower:
 
 
 def _vision_rows(thinker: Thinker, items: Sequence[Item]) -> Tensor:
-    weight = thinker.visual.patch_embed.proj.weight
     grids = _grids(items)
     if grids is not None:
         pixels = torch.cat([item.values for item in items])
@@ -114,8 +114,9 @@ def _vision_rows(thinker: Thinker, items: Sequence[Item]) -> Tensor:
         config = thinker.config.vision_config
         patch = config.in_channels * config.temporal_patch_size * config.patch_size**2
         pixels, grids = torch.zeros(int(np.prod(DUMMY_GRID)), patch), torch.tensor([DUMMY_GRID])
-    device = thinker.model.embed_tokens.weight.device
-    return thinker.visual(pixels.to(device, weight.dtype), grid_thw=grids.to(device)).pooler_output
+    return thinker.visual(
+        pixels.to(thinker.device, thinker.dtype), grid_thw=grids.to(thinker.device)
+    ).pooler_output
 
 
 def _audio_rows(thinker: Thinker, items: Sequence[Item]) -> Tensor:
@@ -125,9 +126,8 @@ def _audio_rows(thinker: Thinker, items: Sequence[Item]) -> Tensor:
     else:
         mel = torch.zeros(thinker.config.audio_config.num_mel_bins, DUMMY_MEL_FRAMES)
         lengths = torch.tensor([DUMMY_MEL_FRAMES])
-    weight = thinker.audio_tower.conv1.weight
     return thinker.audio_tower(
-        mel.to(weight.device, weight.dtype), feature_lens=lengths.to(weight.device)
+        mel.to(thinker.device, thinker.dtype), feature_lens=lengths.to(thinker.device)
     ).last_hidden_state
 
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from rollout.features import FeatureExtractor, Features, Item
+from rollout.features import FeatureExtractor, tower_inputs
 from rollout.forward import Thinker
 from rollout.renderer import END
 from rollout.types import Rendered
@@ -43,7 +42,7 @@ def _generate(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt.token_ids) :] = torch.from_numpy(np.asarray(prompt.token_ids, np.int64))
         mask[row, width - len(prompt.token_ids) :] = 1
-    device = thinker.model.embed_tokens.weight.device
+    device = thinker.device
     given = {key: value.to(device) for key, value in tower_inputs(features, thinker.dtype).items()}
     thinker.rope_deltas = None  # left from an earlier batch
     out = thinker.generate(
@@ -60,43 +59,7 @@ def _generate(
     return [_until(row[width:].cpu().numpy(), end) for row in out]
 
 
-def tower_inputs(features: Sequence[Features], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The media of several prompts as the keyword arguments of transformers' thinker."""
-    images = [item for one in features for item in one.images]
-    videos = [item for one in features for item in one.videos]
-    audio = [item for one in features for item in one.audio]
-    inputs: dict[str, Tensor] = {}
-    if images:
-        inputs |= {"pixel_values": _values(images, dtype), "image_grid_thw": _grids(images)}
-    if videos:
-        inputs |= {"pixel_values_videos": _values(videos, dtype), "video_grid_thw": _grids(videos)}
-        inputs["video_second_per_grid"] = torch.tensor([item.seconds_per_grid for item in videos])
-    if audio:
-        mel, mask = _padded(audio)
-        inputs |= {"input_features": mel.to(dtype), "feature_attention_mask": mask}
-    return inputs
-
-
 def _until(ids: np.ndarray, end: int) -> np.ndarray:
     """Up to and with the first end token."""
     stops = np.flatnonzero(ids == end)
     return ids[: stops[0] + 1 if len(stops) else len(ids)].astype(np.int32)
-
-
-def _values(items: Sequence[Item], dtype: torch.dtype) -> Tensor:
-    return torch.cat([item.values for item in items]).to(dtype)
-
-
-def _grids(items: Sequence[Item]) -> Tensor:
-    return torch.tensor([item.grid for item in items])
-
-
-def _padded(items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-    """Mel [n, bins, longest] and its mask [n, longest]."""
-    longest = max(item.values.shape[1] for item in items)
-    mel = torch.zeros(len(items), items[0].values.shape[0], longest)
-    mask = torch.zeros(len(items), longest, dtype=torch.long)
-    for row, item in enumerate(items):
-        mel[row, :, : item.values.shape[1]] = item.values
-        mask[row, : item.values.shape[1]] = 1
-    return mel, mask

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from rollout.config import ModelConfig, RolloutConfig
 from rollout.engine import EngineFault, require_unique, rollout_id, rollout_seed, room
 from rollout.evidence import require_same_media
-from rollout.features import FeatureExtractor, Features, Item
+from rollout.features import FeatureExtractor, Features, tower_inputs
 from rollout.forward import branches, rope_positions, thinker_hidden
 from rollout.renderer import END
 from rollout.sequence import pack_groups
@@ -168,24 +168,8 @@ class TransformersEngine:
     def _prefill(self, prompt: Prompt, features: Features, cache: DynamicCache) -> Tensor:
         """Logits [1,V] of the first answer token; fills the cache with the prompt."""
         ids = torch.from_numpy(prompt.rendered.token_ids.astype(np.int64))[None].to(self._device)
-        dtype = self._thinker.dtype
-        inputs = {
-            "pixel_values": _values(features.images),
-            "image_grid_thw": _grids(features.images),
-            "pixel_values_videos": _values(features.videos),
-            "video_grid_thw": _grids(features.videos),
-        }
-        if features.audio:
-            inputs["input_features"], inputs["feature_attention_mask"] = _padded(features.audio)
-        if features.videos:
-            inputs["video_second_per_grid"] = torch.tensor(
-                [item.seconds_per_grid for item in features.videos]
-            )
-        given = {
-            key: value.to(self._device, dtype if value.is_floating_point() and "second" not in key else None)
-            for key, value in inputs.items()
-            if value is not None
-        }
+        inputs = tower_inputs([features], self._thinker.dtype)
+        given = {key: value.to(self._device) for key, value in inputs.items()}
         out = self._thinker(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -235,22 +219,3 @@ def sampled_distribution(logits: Tensor, spec: SamplingSpec) -> Tensor:
         dropped = index[ordered.cumsum(-1) - ordered >= spec.top_p]
         scaled = scaled.index_fill(0, dropped, -torch.inf)
     return scaled.log_softmax(-1)
-
-
-def _values(items: Sequence[Item]) -> Tensor | None:
-    return torch.cat([item.values for item in items]) if items else None
-
-
-def _grids(items: Sequence[Item]) -> Tensor | None:
-    return torch.tensor([item.grid for item in items]) if items else None
-
-
-def _padded(items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-    """Mel features [N,bins,frames] padded to the longest, and which frames are real [N,frames]."""
-    frames = max(item.values.shape[1] for item in items)
-    features = torch.zeros(len(items), items[0].values.shape[0], frames)
-    mask = torch.zeros(len(items), frames, dtype=torch.long)
-    for row, item in enumerate(items):
-        features[row, :, : item.values.shape[1]] = item.values
-        mask[row, : item.values.shape[1]] = 1
-    return features, mask

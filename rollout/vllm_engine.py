@@ -37,6 +37,7 @@ from rollout.config import ModelConfig, RolloutConfig
 from rollout.engine import EngineFault, require_unique, rollout_id, rollout_seed, room
 from rollout.evidence import placeholder_rows, require_same_media
 from rollout.renderer import END, PLACEHOLDERS
+from rollout.thinker import PREFIX
 from rollout.types import (
     Media,
     MediaUse,
@@ -51,7 +52,7 @@ from rollout.types import (
 )
 from rollout.vllm_thinker import WorkerExtension
 from rollout.vllm_weights import OBJECT_STORE
-from rollout.weights import PREFIX, IncomingWeights, WeightFault, weight_names
+from rollout.weights import IncomingWeights, WeightFault, weight_names
 
 STATION = "rollout"
 MEDIA_LIMIT = 64

@@ -24,8 +24,9 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from rollout.thinker import PREFIX
 from rollout.types import WireTensor
-from rollout.weights import PREFIX, from_wire
+from rollout.weights import from_wire
 
 OBJECT_STORE = "object_store"
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from rollout.thinker import PREFIX
 from rollout.types import WeightReceipt, WeightUpdate, WireTensor
 
-PREFIX = "thinker."
 TIED_HEAD = "lm_head.weight"
 
 

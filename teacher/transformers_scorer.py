@@ -26,14 +26,17 @@ class TransformersScorer:
     def __init__(self, thinker: Thinker, features: FeatureExtractor, *, max_pack_tokens: int) -> None:
         self.thinker, self.features = thinker, features
         self.max_pack_tokens = max_pack_tokens
-        self.version = 0
+        self.hold(0)
+
+    def hold(self, version: int) -> None:
+        """Tell that the thinker's weights are those of `version` now; the head is hashed once for each."""
+        self.version, self._head_digest = version, head_digest(self.thinker.lm_head.weight)
 
     @torch.inference_mode()
     def score(
         self, requests: Sequence[ScoreRequest], *, support: Support, top_k: int, temperature: float
     ) -> list[GroupScore]:
         """As `Scorer.score`. Raises MediaMismatch when the media differ from the prompt's."""
-        digest = head_digest(self.thinker.lm_head.weight)
         scores: list[GroupScore] = []
         for first, last in pairwise(self._cuts(requests)):
             begin = time.perf_counter()
@@ -48,7 +51,7 @@ class TransformersScorer:
             hidden = thinker_hidden(self.thinker, pack, features)
             rows = self._rows(pack, hidden, support, top_k, temperature)
             seconds = (time.perf_counter() - begin) / len(part)
-            scores += self._group_scores(part, features, pack, rows, digest, seconds)
+            scores += self._group_scores(part, features, pack, rows, seconds)
         return scores
 
     def _cuts(self, requests: Sequence[ScoreRequest]) -> list[int]:
@@ -95,7 +98,6 @@ class TransformersScorer:
         features: Sequence[Features],
         pack: Pack,
         rows: dict[str, np.ndarray],
-        digest: str,
         seconds: float,
     ) -> list[GroupScore]:
         split = {name: pack.split(values) for name, values in rows.items()}
@@ -108,7 +110,7 @@ class TransformersScorer:
                     TeacherScore(
                         rollout_id=rollout_id,
                         teacher_version=self.version,
-                        head_digest=digest,
+                        head_digest=self._head_digest,
                         logprobs=own["logprobs"],
                         topk_ids=own.get("topk_ids"),
                         topk_logprobs=own.get("topk_logprobs"),

@@ -61,7 +61,8 @@ class TeacherWorker:
                 incoming.add(wire)
                 self.weights.follow([(wire.name, from_wire(wire))])
         digest = incoming.close(update.version, update.digest)
-        self.weights.version = self.scorer.version = update.version
+        self.weights.version = update.version
+        self.scorer.hold(update.version)
         return WeightReceipt(receiver=self.name, version=update.version, digest=digest)
 
     def save(self, folder: str) -> None:
@@ -71,4 +72,4 @@ class TeacherWorker:
     def load(self, folder: str, version: int) -> None:
         """Take a checkpoint's teacher back."""
         self.weights.load(Path(folder), version)
-        self.scorer.version = version
+        self.scorer.hold(version)

@@ -19,6 +19,8 @@ def test_twenty_pushes_under_vllm(tmp_path: Path) -> None:
     config = run_config(
         tmp_path,
         run={"steps": PUSHES},
+        # actors of their own: vLLM leaves process groups behind that a second engine in a process trips over
+        runtime={"kind": "ray", "cpus": 4},
         rollout={"engine": "vllm", "kv_cache_gib": 0.25, "samples_per_call": 2, "temperature": 0.8},
     )
     rows = read(train(config).metrics_path)
