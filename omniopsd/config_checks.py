@@ -61,6 +61,12 @@ def _steps(config: RunConfig) -> Iterator[Finding]:
             f"a warm-up of {learner.warmup_steps} steps leaves none of {run.steps} at learner.lr; "
             "lower it, or raise run.steps",
         )
+    if learner.decay_steps is not None and learner.decay_steps < run.steps:
+        yield (
+            "learner.decay_steps",
+            f"the rate is 0 after {learner.decay_steps} of {run.steps} steps, so the rest would learn nothing; "
+            "write run.steps or more",
+        )
     if run.samples_per_step < learner.ranks:
         yield (
             "run.samples_per_step",

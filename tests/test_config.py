@@ -323,6 +323,7 @@ REFUSED = [
     (["teacher.gpus=2"], "teacher.gpus", "one teacher runs on one GPU"),
     (["learner.betas=[0.9, 1.0]"], "learner.betas", "1 is no decay"),
     (["learner.warmup_steps=10"], "learner.warmup_steps", "leaves none of 10"),
+    (["learner.decay_steps=9"], "learner.decay_steps", "0 after 9 of 10 steps"),
     (["learner.lora.targets=[]"], "learner.lora.targets", "trains nothing"),
     (["learner.micro_batches=17"], "learner.micro_batches", "some are always empty"),
     (["learner.ranks=17"], "run.samples_per_step", "without work"),
