@@ -174,6 +174,13 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
             f"has {{evidence}} {teacher.template.count('{evidence}')} times, so the teacher would not see "
             "the evidence as meant; write it exactly once",
         )
+    windows = 2 if teacher.weights == "gated" else 1
+    if teacher.weights in ("hard", "gated") and teacher.copy_every * windows > config.run.steps:
+        yield (
+            "teacher.copy_every",
+            f"with weights: {teacher.weights} the first copy could come at step {teacher.copy_every * windows}, "
+            f"and the run has {config.run.steps}; lower it, or write weights: frozen",
+        )
     media = re.findall(r"<(?:video|audio|image)>", teacher.template)
     if media:
         yield "teacher.template", f"has {media[0]}: the teacher's media are those of the sample; leave it out"

@@ -57,14 +57,9 @@ class TeacherPool:
         ]
         return [answer for part in fetch(refs, self.config.timeout_seconds) for answer in part]
 
-    @property
-    def follows(self) -> bool:
-        """Whether a weight push concerns these teachers."""
-        return self.config.weights != "frozen"
-
     def push(self, update: WeightUpdate) -> list[Ref[WeightReceipt]]:
-        """Start the push to every teacher; a frozen teacher takes no part."""
-        return [actor.call(TeacherWorker.update, update) for actor in self.actors] if self.follows else []
+        """Start the push to every teacher."""
+        return [actor.call(TeacherWorker.update, update) for actor in self.actors]
 
     def confirm(self, receipts: list[Ref[WeightReceipt]], update: WeightUpdate, timeout: float) -> None:
         """Raises WeightFault naming the teacher that does not hold the version."""
@@ -75,11 +70,11 @@ class TeacherPool:
         self.actors[0].call(TeacherWorker.save, folder).get(self.config.timeout_seconds)
 
     def resume(self, folder: str, update: WeightUpdate, timeout: float) -> None:
-        """Go on from a checkpoint: an average from its folder, live weights from a push of the student's."""
-        if self.config.weights == "live":
+        """Go on from a checkpoint: an average or a copy from its folder, other rules from a push of the student's."""
+        if self.config.weights in ("live", "trust_region"):
             self.confirm(self.push(update), update, timeout)
-        elif self.config.weights == "ema":
-            fetch([a.call(TeacherWorker.load, folder, update.version) for a in self.actors], timeout)
+        elif self.config.weights != "frozen":
+            fetch([a.call(TeacherWorker.load, folder) for a in self.actors], timeout)
 
 
 def resources(teacher: TeacherConfig) -> Resources:

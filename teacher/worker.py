@@ -31,7 +31,7 @@ class TeacherWorker:
             self.thinker.to("cuda")
         self.features = FeatureExtractor(model.path)
         self._names = weight_names(model.path)
-        self.weights = TeacherWeights(self.thinker, teacher.weights, teacher.ema)
+        self.weights = TeacherWeights(self.thinker, teacher)
         self.scorer = TransformersScorer(self.thinker, self.features, max_pack_tokens=teacher.max_pack_tokens)
 
     def ready(self) -> str:
@@ -69,7 +69,7 @@ class TeacherWorker:
         """Write what a resumed teacher needs beyond the student's first weights."""
         self.weights.save(Path(folder))
 
-    def load(self, folder: str, version: int) -> None:
+    def load(self, folder: str) -> None:
         """Take a checkpoint's teacher back."""
-        self.weights.load(Path(folder), version)
-        self.scorer.hold(version)
+        self.weights.load(Path(folder))
+        self.scorer.hold(self.weights.version)
