@@ -184,10 +184,39 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
     media = re.findall(r"<(?:video|audio|image)>", teacher.template)
     if media:
         yield "teacher.template", f"has {media[0]}: the teacher's media are those of the sample; leave it out"
-    if teacher.gpus > 1:
+    if teacher.scorer == "vllm":
+        yield from _vllm_teacher(config)
+    elif teacher.gpus > 1:
         yield (
             "teacher.gpus",
-            f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas",
+            f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas, or scorer: vllm",
+        )
+
+
+def _vllm_teacher(config: RunConfig) -> Iterator[Finding]:
+    teacher = config.teacher
+    if config.objective.support == "full":
+        yield (
+            "teacher.scorer",
+            "vllm sends log-probs and no hidden rows, so objective.support: full cannot be rebuilt from them; "
+            "write support: topk or sampled, or scorer: transformers",
+        )
+    if teacher.gpus > 0 and teacher.gpus != teacher.tensor_parallel_size:
+        yield (
+            "teacher.gpus",
+            f"{teacher.gpus:g}, but teacher.tensor_parallel_size is {teacher.tensor_parallel_size}; "
+            "write the same number",
+        )
+    if teacher.gpus == 0 and teacher.tensor_parallel_size > 1:
+        yield (
+            "teacher.tensor_parallel_size",
+            f"{teacher.tensor_parallel_size} needs as many GPUs; set teacher.gpus: {teacher.tensor_parallel_size}",
+        )
+    if config.runtime.kind == "inline" and config.rollout.engine == "vllm":
+        yield (
+            "teacher.scorer",
+            "two vLLM engines do not live in the one process of runtime.kind: inline; write kind: ray, "
+            "or scorer: transformers",
         )
 
 

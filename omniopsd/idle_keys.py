@@ -62,6 +62,14 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
                 f"teacher.{name}",
                 f"no effect with weights: {teacher.weights}; leave it out, or write weights: {' or '.join(rules)}",
             )
+    for name in ("tensor_parallel_size", "memory_fraction", "kv_cache_gib"):
+        if teacher.scorer != "vllm":
+            yield (
+                f"teacher.{name}",
+                "no effect with scorer: transformers; leave it out, or write scorer: vllm",
+            )
+    if teacher.scorer == "vllm":
+        yield "teacher.max_pack_tokens", "no effect with scorer: vllm, which batches by itself; leave it out"
     if teacher.privilege == "none":
         for name in ("template", "missing"):
             yield f"teacher.{name}", "no effect with privilege: none; leave it out, or choose a privilege"

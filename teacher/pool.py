@@ -10,6 +10,7 @@ import numpy as np
 
 from cluster.runtime import Ref, Resources, Runtime, fetch
 from rollout.config import ModelConfig
+from rollout.pool import VLLM_ENVIRONMENT
 from rollout.types import WeightReceipt, WeightUpdate
 from rollout.weights import require_receipts
 from teacher.config import TeacherConfig
@@ -32,7 +33,9 @@ class TeacherPool:
     def __init__(self, runtime: Runtime, model: ModelConfig, teacher: TeacherConfig, spec: ScoreSpec) -> None:
         self.config, self.spec = teacher, spec
         self.actors = [
-            runtime.start(f"teacher-{index}", resources(teacher), TeacherWorker, index, model, teacher)
+            runtime.start(
+                f"teacher-{index}", resources(teacher), TeacherWorker, index, model, teacher, spec.top_k
+            )
             for index in range(teacher.replicas)
         ]
         self._turn = count()
@@ -79,5 +82,6 @@ class TeacherPool:
 
 def resources(teacher: TeacherConfig) -> Resources:
     """What one teacher reserves."""
-    threads = str(max(1, int(teacher.cpus)))
-    return Resources(cpus=teacher.cpus, gpus=teacher.gpus, env={"OMP_NUM_THREADS": threads})
+    threads = {"OMP_NUM_THREADS": str(max(1, int(teacher.cpus)))}
+    engine = VLLM_ENVIRONMENT if teacher.scorer == "vllm" else {}
+    return Resources(cpus=teacher.cpus, gpus=teacher.gpus, env=threads | engine)
