@@ -24,9 +24,14 @@ class Picked(NamedTuple):
 
 
 def pick(student_logprobs: Tensor, ids: Tensor, teacher_picked: Tensor) -> Picked:
-    """student_logprobs [N,V], ids int [N,K] distinct in a row, teacher_picked [N,K] of the same ids."""
+    """student_logprobs [N,V], ids int [N,K] distinct in a row, teacher_picked [N,K] of the same ids.
+
+    An id beyond V (a padding row of the head that an engine counted) has no mass on either side.
+    """
     wide = torch.promote_types(teacher_picked.dtype, torch.float32)
-    return Picked(student_logprobs.gather(-1, ids.long()), teacher_picked.detach().to(wide))
+    outside = ids >= student_logprobs.shape[-1]
+    own = student_logprobs.gather(-1, ids.long().clamp(max=student_logprobs.shape[-1] - 1))
+    return Picked(*(side.masked_fill(outside, -math.inf) for side in (own, teacher_picked.detach().to(wide))))
 
 
 def pick_by(by: Literal["teacher", "student", "union"], lp: Tensor, lq: Tensor, k: int) -> Picked:

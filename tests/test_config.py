@@ -245,7 +245,9 @@ def test_a_key_of_the_preset_is_not_the_users_contradiction(load):
 
 
 def test_an_unknown_preset_names_the_known_ones(load):
-    with pytest.raises(ConfigError, match='run.yaml:9: preset: no preset "papr"; there is async, opsd, paper, sdft, sdpo'):
+    with pytest.raises(
+        ConfigError, match='run.yaml:9: preset: no preset "papr"; there is async, opsd, paper, sdft, sdpo'
+    ):
         load("preset: papr\n")
 
 
@@ -316,13 +318,25 @@ REFUSED = [
     (["objective.divergence=cross_entropy", "teacher.weights=ema"], "teacher.weights", "has no teacher"),
     (["objective.divergence=cross_entropy", "objective.beta=0.5"], "objective.beta", "has no teacher"),
     (["teacher.weights=live", "teacher.ema=0.999"], "teacher.ema", "no effect with weights: live"),
+    (["teacher.copy_every=5"], "teacher.copy_every", "no effect with weights: ema"),
+    (["teacher.weights=hard", "teacher.gate_gain=0.1"], "teacher.gate_gain", "write weights: gated"),
+    (["teacher.trust=0.3"], "teacher.trust", "write weights: trust_region"),
+    (["teacher.weights=hard", "teacher.copy_every=11"], "teacher.copy_every", "could come at step 11"),
+    (["teacher.weights=gated", "teacher.copy_every=6"], "teacher.copy_every", "could come at step 12"),
     (["teacher.privilege=none", "teacher.missing=skip"], "teacher.missing", "no effect with privilege: none"),
     (["teacher.template=hint"], "teacher.template", "{evidence} 0 times"),
     (["teacher.template='{evidence} {evidence}'"], "teacher.template", "{evidence} 2 times"),
     (["teacher.template='<audio> {evidence}'"], "teacher.template", "has <audio>"),
     (["teacher.gpus=2"], "teacher.gpus", "one teacher runs on one GPU"),
+    (["teacher.scorer=vllm"], "teacher.scorer", "support: full cannot be rebuilt"),
+    (["teacher.scorer=vllm", "teacher.gpus=2"], "teacher.gpus", "write the same number"),
+    (["teacher.scorer=vllm", "teacher.tensor_parallel_size=2"], "teacher.tensor_parallel_size", "as many GPUs"),
+    (["teacher.scorer=vllm", "runtime.kind=inline"], "teacher.scorer", "two vLLM engines"),
+    (["teacher.scorer=vllm", "teacher.max_pack_tokens=99"], "teacher.max_pack_tokens", "batches by itself"),
+    (["teacher.kv_cache_gib=2"], "teacher.kv_cache_gib", "write scorer: vllm"),
     (["learner.betas=[0.9, 1.0]"], "learner.betas", "1 is no decay"),
     (["learner.warmup_steps=10"], "learner.warmup_steps", "leaves none of 10"),
+    (["learner.decay_steps=9"], "learner.decay_steps", "0 after 9 of 10 steps"),
     (["learner.lora.targets=[]"], "learner.lora.targets", "trains nothing"),
     (["learner.micro_batches=17"], "learner.micro_batches", "some are always empty"),
     (["learner.ranks=17"], "run.samples_per_step", "without work"),
@@ -331,11 +345,11 @@ REFUSED = [
     (["weights.probe_every=11"], "weights.probe_every", "no push would be verified"),
     (["model.dtype=bfloat16", "learner.zero_stage=0"], "learner.zero_stage", "adds up gradients in bfloat16"),
     (
-        ["rollout.gpus=1", "teacher.gpus=1", "learner.gpus=1", "weights.transport=nccl"],
-        "weights.transport",
-        "does not send over it yet",
+        ["rollout.gpus=1", "learner.gpus=1", "weights.transport=nccl", "weights.probe_every=2"],
+        "weights.probe_every",
+        "the probe alone verifies it",
     ),
-    (["weights.transport=nccl"], "weights.transport", "rollout.gpus and teacher.gpus and learner.gpus are 0"),
+    (["weights.transport=nccl"], "weights.transport", "rollout.gpus and learner.gpus are 0"),
     (["weights.transport=nccl", "rollout.engine=transformers"], "weights.transport", "goes through vLLM"),
     (["runtime.kind=inline", "learner.ranks=2"], "learner.ranks", "is one process"),
     (["runtime.kind=inline", "rollout.replicas=2"], "rollout.replicas", "is one process"),
@@ -379,6 +393,7 @@ def test_a_sampled_divergence_needs_plain_sampling(load, name):
         ["learner.lora.rank=8", "learner.freeze=[vision, audio]", "learner.gradient_checkpointing=true"],
         ["learner.ranks=2", "learner.micro_batches=2", "rollout.replicas=2"],
         ["rollout.gpus=2", "rollout.tensor_parallel_size=2", "teacher.gpus=1", "learner.gpus=1"],
+        ["rollout.gpus=1", "learner.gpus=1", "weights.transport=nccl"],
         ["runtime.kind=inline", "rollout.engine=transformers"],
         ["runtime.address=10.0.0.1:6379"],
         ["data.test=null"],
