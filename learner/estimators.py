@@ -50,7 +50,7 @@ def draw_tokens(lp: Tensor, uniforms: Tensor) -> Tensor:
     """
     parts = []
     for rows, numbers in zip(lp.split(BLOCK), uniforms.to(lp.device).split(BLOCK), strict=True):
-        total = rows.double().exp_().cumsum_(-1)
+        total = rows.double().exp().cumsum(-1)
         places = torch.searchsorted(total, numbers.double() * total[:, -1:], right=True)
         # searchsorted may step over the last token of a distribution by rounding
         parts.append(places.clamp_(max=lp.shape[-1] - 1))
