@@ -95,7 +95,12 @@ def assemble(
         pack=pack,
         features=tuple(features),
         rollouts=rollouts,
-        teacher=_targets([s for g in groups if g.score for s in g.score.scores], objective, head),
+        teacher=_targets(
+            [s for g in groups if g.score for s in g.score.scores],
+            [s for g in groups if g.contrast for s in g.contrast.scores],
+            objective,
+            head,
+        ),
         objective=objective,
         weights=torch.from_numpy(np.concatenate([_weights(group, plan, objective) for group in groups])),
         rollout_logprobs=_cat([rollout.rollout_logprobs for rollout in rollouts]),
@@ -139,14 +144,23 @@ def probe_micro_batch(
     )
 
 
-def _targets(scores: Sequence[TeacherScore], objective: ObjectiveConfig, head: Tensor) -> TeacherTargets:
+def _targets(
+    scores: Sequence[TeacherScore],
+    contrast: Sequence[TeacherScore],
+    objective: ObjectiveConfig,
+    head: Tensor,
+) -> TeacherTargets:
     if not objective.has_teacher:
         return TeacherTargets()
     device = head.device
     logprobs = _cat([score.logprobs for score in scores]).to(device)
     if objective.transport == "full":
-        hidden = torch.cat([hidden_from_wire(score.hidden) for score in scores if score.hidden is not None])
-        return TeacherTargets(hidden=hidden.to(device), head_weight=head, logprobs=logprobs)
+        return TeacherTargets(
+            hidden=_hidden(scores).to(device),
+            head_weight=head,
+            contrast_hidden=_hidden(contrast).to(device) if contrast else None,
+            logprobs=logprobs,
+        )
     if objective.transport == "topk":
         return TeacherTargets(
             topk_ids=_cat([score.topk_ids for score in scores]).to(device),
@@ -154,6 +168,10 @@ def _targets(scores: Sequence[TeacherScore], objective: ObjectiveConfig, head: T
             logprobs=logprobs,
         )
     return TeacherTargets(logprobs=logprobs)
+
+
+def _hidden(scores: Sequence[TeacherScore]) -> Tensor:
+    return torch.cat([hidden_from_wire(score.hidden) for score in scores if score.hidden is not None])
 
 
 def _weights(group: TrainGroup, plan: StepPlan, objective: ObjectiveConfig) -> np.ndarray:

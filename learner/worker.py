@@ -59,7 +59,8 @@ class GroupInput:
     """Where the records of one group are; a `Ref` is opened by the rank that trains the group.
 
     `scores` answers one call to a teacher, with this group's score at `score_index`; None for an
-    objective without a teacher. `signals` as in `TrainGroup`.
+    objective without a teacher. `contrast_scores` likewise, at the same index, under the second
+    context. `signals` as in `TrainGroup`.
     """
 
     prompt: Rendered | Ref[Prompt]
@@ -67,12 +68,18 @@ class GroupInput:
     scores: Ref[list[GroupScore]] | None = None
     score_index: int = 0
     signals: tuple[RolloutSignal, ...] = ()
+    contrast_scores: Ref[list[GroupScore]] | None = None
 
     def open(self, timeout: float) -> TrainGroup:
         """Fetch what is remote. Raises RecordError when scores and rollouts have other ids."""
         prompt = self.prompt.get(timeout).rendered if isinstance(self.prompt, Ref) else self.prompt
-        score = self.scores.get(timeout)[self.score_index] if self.scores is not None else None
-        return TrainGroup(prompt=prompt, rollouts=self.rollouts, score=score, signals=self.signals)
+        score, contrast = (
+            scores.get(timeout)[self.score_index] if scores is not None else None
+            for scores in (self.scores, self.contrast_scores)
+        )
+        return TrainGroup(
+            prompt=prompt, rollouts=self.rollouts, score=score, signals=self.signals, contrast=contrast
+        )
 
 
 class LearnerWorker:
@@ -302,20 +309,25 @@ class LearnerWorker:
                     f"the learner is at {self.version}"
                 )
         require_same_media(expected, group.rollouts.media_use, station="rollout", sample_id=sample_id)
-        if score is not None:
-            if score.sample_id != sample_id:
-                raise ForeignRecord(
-                    f"rollouts of sample {sample_id} came with the score of {score.sample_id}"
-                )
-            require_same_media(expected, score.media_use, station="teacher", sample_id=sample_id)
-            self.head.require_same(score.scores)
-        elif self.objective.has_teacher:
-            raise ForeignRecord(
-                f"sample {sample_id}: no score, and {self.objective.divergence} needs a teacher"
-            )
+        contrast = self.objective.contrast
+        if self.objective.has_teacher:
+            self._check_score(score, sample_id, expected, self.objective.divergence)
+        if contrast is not None:
+            seen = () if contrast.kind == "reference_only" else expected
+            self._check_score(group.contrast, sample_id, seen, f"objective.contrast {contrast.kind}")
         features = self.features.features(group.prompt)
         require_same_media(expected, features.media_use, station="learner", sample_id=sample_id)
         return features
+
+    def _check_score(
+        self, score: GroupScore | None, sample_id: str, expected: tuple[MediaUse, ...], what: str
+    ) -> None:
+        if score is None:
+            raise ForeignRecord(f"sample {sample_id}: no score, and {what} needs a teacher")
+        if score.sample_id != sample_id:
+            raise ForeignRecord(f"rollouts of sample {sample_id} came with the score of {score.sample_id}")
+        require_same_media(expected, score.media_use, station="teacher", sample_id=sample_id)
+        self.head.require_same(score.scores)
 
     def _require_version(self, version: int) -> None:
         if version != self.version:

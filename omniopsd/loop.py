@@ -65,10 +65,14 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """Where the score of one group is: in a teacher's answer that the driver need not open."""
+    """Where the score of one group is: in a teacher's answer that the driver need not open.
+
+    `contrast` is the answer under the second context, in the same order.
+    """
 
     ref: Ref[list[GroupScore]]
     index: int
+    contrast: Ref[list[GroupScore]] | None = None
 
     def open(self, timeout: float) -> GroupScore:
         """Fetch the score."""
@@ -215,8 +219,20 @@ class TrainLoop:
             if self.teacher is None:
                 continue
             ref = self.teacher.score([_request(claimed.contexts[group.sample_id], group) for group in fresh])
-            scores |= {group.sample_id: Scored(ref=ref, index=at) for at, group in enumerate(fresh)}
+            contrast = self._contrast(claimed, fresh)
+            scores |= {
+                group.sample_id: Scored(ref=ref, index=at, contrast=contrast)
+                for at, group in enumerate(fresh)
+            }
         return groups, scores
+
+    def _contrast(self, claimed: Claimed, groups: Sequence[RolloutGroup]) -> Ref[list[GroupScore]] | None:
+        if self.config.objective.contrast is None or self.teacher is None:
+            return None
+        contexts = [self.book.second_context(claimed.samples[group.sample_id]) for group in groups]
+        return self.teacher.score(
+            [_request(context, group) for context, group in zip(contexts, groups, strict=True)]
+        )
 
     def _given(self, claimed: Claimed) -> dict[str, RolloutGroup]:
         return supervised_groups(
@@ -281,6 +297,7 @@ class TrainLoop:
                 rollouts=groups[s],
                 scores=scores[s].ref if s in scores else None,
                 score_index=scores[s].index if s in scores else 0,
+                contrast_scores=scores[s].contrast if s in scores else None,
                 signals=signals.get(s, ()),
             )
             for at, s in enumerate(order)

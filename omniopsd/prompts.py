@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from learner.objective_config import ContrastConfig
 from omniopsd.config import RunConfig
 from omniopsd.samples import Sample
 from rationale_cache.types import Rationale
@@ -18,6 +19,7 @@ from teacher.context import (
     EvidenceBook,
     Privileged,
     check_template,
+    evidence_alone,
     missing_evidence,
     privileged_messages,
 )
@@ -41,6 +43,7 @@ class PromptBook:
         teacher: TeacherConfig,
         max_new_tokens: int,
         seed: int,
+        contrast: ContrastConfig | None = None,
     ) -> None:
         """Raises EvidenceError when `teacher.missing` is "fail" and evidence is missing."""
         check_template(teacher.template)
@@ -52,6 +55,7 @@ class PromptBook:
         self.skipped = len(absent)
         kept = [row for row in rows if row.sample_id not in absent]
         self.evidence = EvidenceBook(kept, teacher.privilege, seed=seed)
+        self._second = _second_evidence(kept, contrast, seed) if contrast else None
         self.renderer, self.template = renderer, teacher.template
         self._media_config, self._cache = media, MediaCache(media.cache_bytes)
         self._room = model.max_context - max_new_tokens
@@ -83,6 +87,27 @@ class PromptBook:
             sample_id=sample.sample_id,
             rendered=rendered,
             privilege=self.evidence.privilege,
+            evidence_id=evidence.source_id if evidence else "",
+        )
+
+    def second_context(self, sample: Sample) -> PrivilegedContext:
+        """The context that `objective.contrast` compares with. Raises ContextTooLong."""
+        book, messages = self._second or self.evidence, sample.inputs.messages
+        evidence = book.of(sample.sample_id)
+        if self._second is None and evidence is not None:  # reference_only
+            rendered = self.renderer.render(
+                evidence_alone(messages, evidence, self.template),
+                (),
+                audio_in_video=False,
+                where=sample.where,
+            )
+        else:
+            told = privileged_messages(messages, evidence, self.template)
+            rendered = self._render(sample, told, "the teacher's second context")
+        return PrivilegedContext(
+            sample_id=sample.sample_id,
+            rendered=rendered,
+            privilege=book.privilege,
             evidence_id=evidence.source_id if evidence else "",
         )
 
@@ -124,7 +149,17 @@ def make_book(
         teacher=teacher,
         max_new_tokens=config.rollout.max_new_tokens,
         seed=config.run.seed,
+        contrast=config.objective.contrast,
     )
+
+
+def _second_evidence(rows: Sequence[Privileged], contrast: ContrastConfig, seed: int) -> EvidenceBook | None:
+    """Evidence of the second context; None for reference_only, whose evidence is the first one's."""
+    if contrast.kind == "reference_only":
+        return None
+    if contrast.kind == "wrong_rationale":
+        return EvidenceBook(rows, "other-row", seed=seed, key="the second privilege of objective.contrast")
+    return EvidenceBook(rows, contrast.partial, seed=seed, key="objective.contrast.partial")
 
 
 def _privileged(sample: Sample) -> Privileged:
