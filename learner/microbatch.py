@@ -25,6 +25,8 @@ from rollout.types import Rendered, Rollout
 from teacher.transformers_scorer import hidden_from_wire
 from teacher.types import TeacherScore
 
+NO_MEDIA = Features(vision=(), audio=(), videos=(), images=(), media_use=())
+
 
 class MissingAdvantage(ValueError):
     """A reward term whose rollouts came without their advantages."""
@@ -35,12 +37,21 @@ class MixedTemperatures(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TeacherPass:
+    """A forward pass of a colocated teacher: the same responses, behind its contexts."""
+
+    pack: Pack
+    features: tuple[Features, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MicroBatch:
     """One cell; `weights` and `rollout_logprobs` are float32 [N] over the pack's response rows.
 
     `weights` hold the step's one denominator, 0 for rows that are not trained; `policy` those of the
     reward term, if there is one; `uniforms` float32 [N,m] the random numbers of local draws. `rollouts`
-    in the order of `pack.lengths`. An empty cell has `empty` set, and its rows count for nothing.
+    in the order of `pack.lengths`. `passes` are those of a colocated teacher, whose `teacher` is empty.
+    An empty cell has `empty` set, and its rows count for nothing.
     """
 
     pack: Pack
@@ -53,6 +64,7 @@ class MicroBatch:
     temperature: float
     policy: PolicyTerm | None = None
     uniforms: Tensor | None = None
+    passes: tuple[TeacherPass, ...] = ()
     empty: bool = False
 
     def trainable(self) -> tuple[int, int]:
@@ -71,28 +83,26 @@ def assemble(
     thinker: Thinker,
     groups: Sequence[TrainGroup],
     features: Sequence[Features],
+    passes: Sequence[tuple[Features, ...]] = (),
     *,
     plan: StepPlan,
     objective: ObjectiveConfig,
     head: Tensor,
     packed: bool,
 ) -> MicroBatch:
-    """The micro-batch of one cell that has groups. `head` [V,D] is the teacher's."""
+    """The micro-batch of one cell that has groups.
+
+    `head` [V,D] is the teacher's; `passes` the tower inputs of each group's contexts, for a colocated one.
+    """
     rollouts = tuple(rollout for group in groups for rollout in group.rollouts.rollouts)
     temperatures = {rollout.temperature for rollout in rollouts}
     if len(temperatures) > 1:
         raise MixedTemperatures(
             f"step {plan.step}: rollouts at temperatures {sorted(temperatures)} in one cell"
         )
-    pack = pack_groups(
-        [
-            branches(thinker, group.prompt, media, [r.response_ids for r in group.rollouts.rollouts])
-            for group, media in zip(groups, features, strict=True)
-        ],
-        packed=packed,
-    )
+    prompts = [group.prompt for group in groups]
     return MicroBatch(
-        pack=pack,
+        pack=_packed(thinker, groups, prompts, features, packed),
         features=tuple(features),
         rollouts=rollouts,
         teacher=_targets(
@@ -107,16 +117,42 @@ def assemble(
         temperature=temperatures.pop(),
         policy=_policy(groups, plan, objective),
         uniforms=_uniforms(rollouts, plan.seed, objective.draws) if objective.draws else None,
+        passes=tuple(
+            TeacherPass(
+                pack=_packed(thinker, groups, [g.contexts[number] for g in groups], media, packed),
+                features=media,
+            )
+            for number, media in enumerate(zip(*passes, strict=True))
+        ),
     )
 
 
-def empty_micro_batch(objective: ObjectiveConfig) -> MicroBatch:
-    """What a rank runs when it has nothing to train: one prompt token and one response token."""
+def _packed(
+    thinker: Thinker,
+    groups: Sequence[TrainGroup],
+    prompts: Sequence[Rendered],
+    features: Sequence[Features],
+    packed: bool,
+) -> Pack:
+    """The groups' responses behind their prompts (or contexts): the same rows in the same order for both."""
+    return pack_groups(
+        [
+            branches(thinker, prompt, media, [r.response_ids for r in group.rollouts.rollouts])
+            for group, prompt, media in zip(groups, prompts, features, strict=True)
+        ],
+        packed=packed,
+    )
+
+
+def empty_micro_batch(objective: ObjectiveConfig, passes: int = 0) -> MicroBatch:
+    """What a rank runs when it has nothing to train: one prompt token and one response token, in every pass."""
     one = np.zeros(1, np.int64)
     prompt = Branches(prefix_ids=one, positions=np.zeros((3, 1), np.int64), responses=(one,))
+    pack = pack_groups([prompt])
     return MicroBatch(
-        pack=pack_groups([prompt]),
-        features=(Features(vision=(), audio=(), videos=(), images=(), media_use=()),),
+        pack=pack,
+        features=(NO_MEDIA,),
+        passes=(TeacherPass(pack=pack, features=(NO_MEDIA,)),) * passes,
         rollouts=(),
         teacher=TeacherTargets(),
         objective=objective,
@@ -150,7 +186,7 @@ def _targets(
     objective: ObjectiveConfig,
     head: Tensor,
 ) -> TeacherTargets:
-    if not objective.has_teacher:
+    if not scores:
         return TeacherTargets()
     device = head.device
     logprobs = _cat([score.logprobs for score in scores]).to(device)

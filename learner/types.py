@@ -35,7 +35,8 @@ class TrainGroup:
     """One sample with its rollouts and their scores; no scores for an objective without a teacher.
 
     `signals` in the order of the rollouts; empty where the objective asks for none. `contrast` are the
-    scores under the second context of `objective.contrast`.
+    scores under the second context of `objective.contrast`. With a colocated teacher there are no scores,
+    but the `contexts` (the privileged one, then the second) that the learner is to score under.
     """
 
     prompt: Rendered
@@ -43,6 +44,7 @@ class TrainGroup:
     score: GroupScore | None
     signals: tuple[RolloutSignal, ...] = ()
     contrast: GroupScore | None = None
+    contexts: tuple[Rendered, ...] = ()
 
     def __post_init__(self) -> None:
         require_signals(self.rollouts, self.signals)

@@ -115,12 +115,39 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
     media = re.findall(r"<(?:video|audio|image)>", teacher.template)
     if media:
         yield "teacher.template", f"has {media[0]}: the teacher's media are those of the sample; leave it out"
-    if teacher.scorer == "vllm":
+    if teacher.colocated:
+        yield from _colocated_teacher(config)
+    elif teacher.scorer == "vllm":
         yield from _vllm_teacher(config)
     elif teacher.gpus > 1:
         yield (
             "teacher.gpus",
             f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas, or scorer: vllm",
+        )
+
+
+def _colocated_teacher(config: RunConfig) -> Iterator[Finding]:
+    if config.learner.lora is None:
+        yield (
+            "teacher.scorer",
+            "colocated scores with the learner's own first weights, which full fine-tuning changes; "
+            "set learner.lora, or write scorer: transformers",
+        )
+    if config.teacher.weights != "frozen":
+        yield (
+            "teacher.weights",
+            f"{config.teacher.weights}, but a colocated teacher is the learner with its adapters off; write frozen",
+        )
+    if config.objective.has_teacher and config.objective.transport != "full":
+        yield (
+            "teacher.scorer",
+            f"colocated has the whole distribution at hand, and objective.support: {config.objective.support} "
+            "keeps a part; write support: full, student_topk or union",
+        )
+    if config.data.test is not None and config.eval.teacher and config.teacher.privilege != "none":
+        yield (
+            "eval.teacher",
+            "a colocated teacher does not write answers; write eval.teacher: false, or scorer: transformers",
         )
 
 
@@ -258,5 +285,5 @@ def _inline(config: RunConfig) -> Iterator[Finding]:
 def _roles(config: RunConfig) -> Iterator[tuple[RolloutConfig | TeacherConfig | LearnerConfig, int]]:
     yield config.rollout, config.rollout.replicas
     yield config.learner, config.learner.ranks
-    if config.objective.has_teacher:
+    if config.objective.has_teacher and not config.teacher.colocated:
         yield config.teacher, config.teacher.replicas

@@ -44,8 +44,11 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
         if teacher.scorer != "vllm":
             yield (
                 f"teacher.{name}",
-                "no effect with scorer: transformers; leave it out, or write scorer: vllm",
+                f"no effect with scorer: {teacher.scorer}; leave it out, or write scorer: vllm",
             )
+    if teacher.colocated:
+        for name in ("replicas", "cpus", "gpus", "max_pack_tokens", "timeout_seconds"):
+            yield f"teacher.{name}", "no effect with scorer: colocated, which is the learner; leave it out"
     if teacher.scorer == "vllm":
         yield "teacher.max_pack_tokens", "no effect with scorer: vllm, which batches by itself; leave it out"
     if teacher.privilege == "none":

@@ -27,8 +27,8 @@ from typing import Any
 
 from cluster.runtime import Ref, Runtime
 from learner.group import LearnerGroup, StepResult
+from learner.group_input import GroupInput
 from learner.plan import group_lengths, plan_step
-from learner.worker import GroupInput
 from omniopsd.answers import judge
 from omniopsd.config import RunConfig
 from omniopsd.order import DataOrder
@@ -115,7 +115,7 @@ class TrainLoop:
         teacher: TeacherPool | None,
         learner: LearnerGroup,
     ) -> None:
-        """`teacher` is None for an objective without one."""
+        """`teacher` is None for an objective without one, and where the learner scores for itself."""
         self.config, self.runtime, self.book = config, runtime, book
         self.rollout, self.teacher, self.learner = rollout, teacher, learner
         run = config.run
@@ -184,7 +184,7 @@ class TrainLoop:
         refs = {sample_id: self.runtime.put(prompt) for sample_id, prompt in prompts.items()}
         supervised = self.config.objective.divergence == "cross_entropy"
         calls = () if supervised else self.rollout.submit(refs, self._spec(), step)
-        scored = samples if self.teacher is not None else {}
+        scored = samples if self.config.objective.has_teacher else {}
         contexts = {sample_id: self.book.context(sample) for sample_id, sample in scored.items()}
         return Claimed(
             step=step, samples=samples, prompts=prompts, refs=refs, calls=tuple(calls), contexts=contexts
@@ -298,11 +298,21 @@ class TrainLoop:
                 scores=scores[s].ref if s in scores else None,
                 score_index=scores[s].index if s in scores else 0,
                 contrast_scores=scores[s].contrast if s in scores else None,
+                contexts=self._own_contexts(claimed, s),
                 signals=signals.get(s, ()),
             )
             for at, s in enumerate(order)
         }
         return self.learner.step(plan, inputs)
+
+    def _own_contexts(self, claimed: Claimed, sample_id: str) -> tuple[Ref[PrivilegedContext], ...]:
+        """What a colocated teacher scores under; nothing where a pool has scored."""
+        if self.teacher is not None or not self.config.objective.has_teacher:
+            return ()
+        contexts = [claimed.contexts[sample_id]]
+        if self.config.objective.contrast is not None:
+            contexts.append(self.book.second_context(claimed.samples[sample_id]))
+        return tuple(self.runtime.put(context) for context in contexts)
 
     # --- 7: push ----------------------------------------------------------------------------------
 
