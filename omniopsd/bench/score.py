@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from omniopsd.bench.datasets import BenchSet, Metric
 from omniopsd.bench.labels import Gold
-from omniopsd.bench.lists import Labels
-from omniopsd.bench.metrics import EwF1, HitRate, Sentiment
+from omniopsd.bench.lists import Labels, LoneBracketError, normal_labels
+from omniopsd.bench.metrics import EwF1, HitRate, Sentiment, ew_f1, hit_rate, sentiment
+from omniopsd.bench.overlaps import project
 from omniopsd.bench.words import WordTable
+
+NOT_POSITIVE, POSITIVE = "negative", "positive"
 
 
 class ScoreError(ValueError):
@@ -19,11 +24,14 @@ class ScoreError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelHabits:
-    """What the predictions look like: means over all clips (rates in [0, 1])."""
+    """What the label lists look like: means over all clips with a prediction (rates in [0, 1]).
+
+    `unknown_label_rate`: share of the labels that are no form in the word table; None without a table.
+    """
 
     labels_per_clip: float
     empty_rate: float
-    unknown_label_rate: float
+    unknown_label_rate: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +56,11 @@ class SetScore:
     table_sha256: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """For scores.json: NaN as null, the safe value beside it."""
-        raise NotImplementedError
+        """For scores.json: every NaN as null; `score` and `safe_score` in percent, the rest as fractions."""
+        plain = _without_nan(dataclasses.asdict(self))
+        value, safe = plain.pop("value"), plain.pop("safe")
+        score = None if value is None else 100 * value
+        return {"score": score, "safe_score": 100 * safe, "official_nan": value is None, **plain}
 
 
 def score_set(
@@ -66,4 +77,122 @@ def score_set(
 
     Raises ScoreError when clips have no prediction and `allow_missing` is false, or names are unknown.
     """
-    raise NotImplementedError
+    if bench_set.metric == "waf":
+        return _score_sentiment(bench_set, gold, predictions, table, sentiment, allow_missing)
+    if predictions is None or table is None:
+        raise ScoreError(f"{bench_set.title} is scored on label lists and a word table; give both")
+    missing = _missing(bench_set, gold, predictions, "prediction", allow_missing)
+    readable, unreadable = _readable(predictions)
+    texts: dict[str, Labels] = {name: str(label) for name, label in gold.items()}
+    overlaps = project(texts, {**dict.fromkeys(missing), **readable}, table)
+    detail = hit_rate(overlaps) if bench_set.metric == "hit_rate" else ew_f1(overlaps)
+    value, safe = (
+        (detail.hitrate, detail.safe_hitrate)
+        if isinstance(detail, HitRate)
+        else (detail.fscore, detail.safe_fscore)
+    )
+    return SetScore(
+        name=bench_set.name,
+        metric=bench_set.metric,
+        value=value,
+        safe=safe,
+        detail=detail,
+        clips=len(gold),
+        official_clips=bench_set.clips,
+        missing=tuple(missing),
+        unreadable=tuple(unreadable),
+        habits=label_habits(readable, table),
+        table_version=table.version,
+        table_sha256=table.sha256,
+    )
+
+
+def label_habits(predictions: Mapping[str, Labels], table: WordTable | None) -> LabelHabits | None:
+    """Counts over label lists; None when there is no list."""
+    if not predictions:
+        return None
+    lists = [normal_labels(labels) for labels in predictions.values()]
+    labels = [label for one in lists for label in one]
+    unknown = None if table is None else sum(label not in table for label in labels) / max(len(labels), 1)
+    return LabelHabits(
+        labels_per_clip=len(labels) / len(lists),
+        empty_rate=sum(not one for one in lists) / len(lists),
+        unknown_label_rate=unknown,
+    )
+
+
+def _score_sentiment(
+    bench_set: BenchSet,
+    gold: Mapping[str, Gold],
+    predictions: Mapping[str, Labels] | None,
+    table: WordTable | None,
+    words: Mapping[str, str] | None,
+    allow_missing: bool,
+) -> SetScore:
+    if words is None:
+        raise ScoreError(
+            f"{bench_set.title} is scored on polarities; give the -openset-sentiment.npz with --sentiment"
+        )
+    missing = _missing(bench_set, gold, words, "polarity", allow_missing)
+    if predictions is not None:
+        _missing(bench_set, gold, predictions, "prediction", allow_missing)
+    values = {name: float(value) for name, value in gold.items()}
+    # Not naming a polarity would be right for a negative clip: a missing one gets the wrong side.
+    wrong = {name: NOT_POSITIVE if values[name] > 0 else POSITIVE for name in missing}
+    detail = sentiment(list(values.values()), [wrong.get(name) or words[name] for name in values])
+    readable, unreadable = _readable(predictions or {})
+    return SetScore(
+        name=bench_set.name,
+        metric=bench_set.metric,
+        value=detail.waf,
+        safe=detail.safe_waf,
+        detail=detail,
+        clips=len(gold),
+        official_clips=bench_set.clips,
+        missing=tuple(missing),
+        unreadable=tuple(unreadable),
+        habits=label_habits(readable, table),
+        table_version=None,
+        table_sha256=None,
+    )
+
+
+def _missing(
+    bench_set: BenchSet,
+    gold: Collection[str],
+    found: Collection[str],
+    what: str,
+    allow_missing: bool,
+) -> list[str]:
+    unknown = [name for name in found if name not in gold]
+    if unknown:
+        raise ScoreError(
+            f"{bench_set.title}: {len(unknown)} of the {what} names are no clip of the label file: "
+            f"{', '.join(unknown[:10])}{' ...' if len(unknown) > 10 else ''}"
+        )
+    missing = [name for name in gold if name not in found]
+    if missing and not allow_missing:
+        raise ScoreError(
+            f"{bench_set.title}: {len(missing)} of {len(gold)} clips have no {what}; add them, or count them as wrong "
+            f"with --allow-missing: {', '.join(missing)}"
+        )
+    return missing
+
+
+def _readable(predictions: Mapping[str, Labels]) -> tuple[dict[str, Labels], list[str]]:
+    """The predictions with a lone "[" as no labels, and the clips where that was so."""
+    unreadable = []
+    for name, labels in predictions.items():
+        try:
+            normal_labels(labels)
+        except LoneBracketError:
+            unreadable.append(name)
+    return {**predictions, **dict.fromkeys(unreadable)}, unreadable
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
