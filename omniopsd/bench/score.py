@@ -152,8 +152,8 @@ def _score_sentiment(
         missing=tuple(missing),
         unreadable=tuple(unreadable),
         habits=label_habits(readable, table),
-        table_version=table and table.version,
-        table_sha256=table and table.sha256,
+        table_version=None if table is None else table.version,
+        table_sha256=None if table is None else table.sha256,
     )
 
 
