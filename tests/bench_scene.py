@@ -15,7 +15,8 @@ from omniopsd.bench.wheel_files import RUNS, WordSources
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "merbench"
 needs_shared = pytest.mark.skipif(
-    not (SHARED / "cases.json").is_file(), reason=f"the official wheels, labels and outputs are not at {SHARED}"
+    not (SHARED / "cases.json").is_file(),
+    reason=f"the official wheels, labels and outputs are not at {SHARED}",
 )
 
 

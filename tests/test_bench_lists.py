@@ -23,7 +23,7 @@ REPLY_LETTERS = st.text("[]'\",;: \nab\u8f93\u5165\u51fa\uff1a", max_size=12)
         ("it's", ["it", "s"]),
         ("glad and low", ["glad and low"]),
         ("[[glad]]", ["[glad]"]),
-        ('"glad",, \'low\'', ["glad", "low"]),
+        ("\"glad\",, 'low'", ["glad", "low"]),
         ("]", []),
         ("[]", []),
         ("", []),

@@ -25,7 +25,9 @@ CLIPS = st.dictionaries(
     st.fixed_dictionaries(
         {
             "emo": st.integers(-10, 7) | st.text(max_size=5) | st.integers(0, 6).map(np.int64),
-            "val": st.floats(-3, 3) | st.floats(-3, 3).map(np.float64) | st.floats(-3, 3, width=32).map(np.float32),
+            "val": st.floats(-3, 3)
+            | st.floats(-3, 3).map(np.float64)
+            | st.floats(-3, 3, width=32).map(np.float32),
         }
     ),
     max_size=6,
@@ -100,7 +102,9 @@ def test_a_payload_is_refused_by_name_and_never_run(tmp_path: Path, protocol: in
     owned = tmp_path / "owned"
     corpus = np.array({"clip": {"emo": Payload(owned)}}, dtype=object)
     path = write_npz(tmp_path / "a.npz", test_corpus=npy(pickle.dumps(corpus, protocol=protocol)))
-    with pytest.raises(NpzError, match=r"a\.npz: test_corpus\.npy: the pickle asks for (posix|nt)\.mkdir; only"):
+    with pytest.raises(
+        NpzError, match=r"a\.npz: test_corpus\.npy: the pickle asks for (posix|nt)\.mkdir; only"
+    ):
         read_npz(path)
     assert not owned.exists()
     np.load(path, allow_pickle=True)["test_corpus"]  # the ordinary reader does run it
@@ -109,7 +113,15 @@ def test_a_payload_is_refused_by_name_and_never_run(tmp_path: Path, protocol: in
 
 @pytest.mark.parametrize(
     "value",
-    [OrderedDict(a=1), Path("x"), np.float64, os.path, np.datetime64("2020-01-01"), np.arange, Exception("x")],
+    [
+        OrderedDict(a=1),
+        Path("x"),
+        np.float64,
+        os.path,
+        np.datetime64("2020-01-01"),
+        np.arange,
+        Exception("x"),
+    ],
     ids=repr,
 )
 def test_what_is_no_plain_value_is_refused(value: Any):
@@ -143,10 +155,8 @@ def test_a_forged_dtype_cannot_make_pointers_of_bytes():
     dtype = b"cnumpy\ndtype\n(S'i8'\nI0\nI1\ntR(I3\nS'<'\nNNNI8\nI8\nI63\ntb"
     array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I1\nt" + dtype
     content = npy(array + b"I00\nS'AAAAAAAA'\ntb.", "(1,)")
-    try:
-        assert read_npy(content).dtype == np.dtype("<i8")  # eight bytes stay a number
-    except (ValueError, TypeError):
-        pass
+    found = read_npy(content)
+    assert found.dtype == np.dtype("<i8") and found.tolist() == [int.from_bytes(b"A" * 8, "little")]
 
 
 @pytest.mark.parametrize("kind", ["O8", "V8", "M8[s]", "i4,i4"])
@@ -174,7 +184,9 @@ def test_a_file_cut_short_is_an_error_with_its_name(tmp_path: Path, cut: float):
 
 @given(st.floats(0, 1))
 def test_a_member_cut_short_is_an_error(cut: float):
-    content = npy(pickle.dumps(np.array({"clip": {"emo": 0, "val": np.float64(1)}}, dtype=object), protocol=3))
+    content = npy(
+        pickle.dumps(np.array({"clip": {"emo": 0, "val": np.float64(1)}}, dtype=object), protocol=3)
+    )
     with pytest.raises(Exception):  # noqa: B017
         read_npy(content[: int((len(content) - 1) * cut)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,19 +119,28 @@ def test_the_own_table_has_the_traps():
     }
 
 
-def test_a_wheel_folder_gives_back_its_sources(tmp_path: Path):
-    table = compile_folder(write_wheel_folder(tmp_path / "wheel", own_sources()))
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_wheel_folder(tmp_path_factory.mktemp("own") / "wheel", own_sources())
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return shutil.copytree(written, tmp_path / "wheel")
+
+
+def test_a_wheel_folder_gives_back_its_sources(folder: Path):
+    table = compile_folder(folder)
     assert table.rows == own_table().rows and table.version == "unknown"
 
 
-def test_a_folder_of_no_official_version_is_refused(tmp_path: Path):
-    folder = write_wheel_folder(tmp_path / "wheel", own_sources())
+def test_a_folder_of_no_official_version_is_refused(folder: Path):
     with pytest.raises(WordsError, match="asked for the word table affectgpt .* found no official version"):
         read_words(folder)
 
 
-def test_pandas_blanks_are_blank_in_the_files(tmp_path: Path):
-    folder = write_wheel_folder(tmp_path / "wheel", own_sources())
+def test_pandas_blanks_are_blank_in_the_files(folder: Path):
     with open(folder / "format.csv", "a", encoding="utf-8") as file:
         file.write('\n\nhappy,nan\nsad,"grief,griefs"\n')
     table = compile_folder(folder)
@@ -144,13 +154,16 @@ def test_pandas_blanks_are_blank_in_the_files(tmp_path: Path):
         ("wheel1.xlsx", [["level1", "level2"], ["up", "high"]], "no column level3"),
         ("wheel2.xlsx", [["level1", "level2", "level3"]], "the sheet has no rows"),
         ("wheel3.xlsx", [["level1", "level2", "level3"], [None, "high", "lark"]], "row 2 has no level1"),
-        ("wheel4.xlsx", [["level1", "level2", "level3"], ["up", "high", 3]], "row 2: expected a word, found 3"),
+        (
+            "wheel4.xlsx",
+            [["level1", "level2", "level3"], ["up", "high", 3]],
+            "row 2: expected a word, found 3",
+        ),
         ("synonym.xlsx", [["word_run1"]], "no column synonym_run1"),
         ("synonym.xlsx", [synonym_rows(own_sources())[0], ["yeti"] * 16], "row 2: 'yeti' is on none"),
     ],
 )
-def test_a_broken_sheet_is_named_with_its_row(tmp_path: Path, name: str, rows: list, message: str):
-    folder = write_wheel_folder(tmp_path / "wheel", own_sources())
+def test_a_broken_sheet_is_named_with_its_row(folder: Path, name: str, rows: list, message: str):
     write_sheet(folder / name, rows)
     with pytest.raises(WordsError, match=f"{name}: {message}"):
         compile_folder(folder)
@@ -167,8 +180,7 @@ def test_a_broken_sheet_is_named_with_its_row(tmp_path: Path, name: str, rows: l
         ("synonym.xlsx", None, "cannot be read: no such file"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes | None, message: str):
-    folder = write_wheel_folder(tmp_path / "wheel", own_sources())
+def test_a_broken_file_is_named(folder: Path, name: str, content: bytes | None, message: str):
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     with pytest.raises(WordsError, match=f"{name}.*{message}"):
         compile_folder(folder)
