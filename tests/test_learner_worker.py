@@ -26,6 +26,8 @@ from teacher.config import TeacherConfig
 from teacher.types import GroupScore
 from tests.learner_scene import Scene, free_address, full_weights, make_scene, worker
 
+pytestmark = pytest.mark.slow
+
 TRAIN = LearnerConfig(lr=1e-3, zero_stage=0, freeze=())
 ALL = [[[0, 1, 2, 3], [4]]]
 
