@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from learner.config import LearnerConfig
 from omniopsd.config import RunConfig
 from omniopsd.idle_keys import Finding, idle_keys
+from omniopsd.rationales.checks import cache_conflicts
 from rollout.config import RolloutConfig
 from teacher.config import TeacherConfig
 
@@ -51,6 +52,7 @@ def conflicts(config: RunConfig) -> Iterator[Finding]:
     yield from _learner(config)
     yield from _weights(config)
     yield from _machines(config)
+    yield from cache_conflicts(config)
 
 
 def _steps(config: RunConfig) -> Iterator[Finding]:

@@ -122,9 +122,11 @@ def make_book(
 
 
 def _privileged(sample: Sample) -> Privileged:
+    return Privileged(sample_id=sample.sample_id, labels=sample.labels, rationale=_rationale(sample))
+
+
+def _rationale(sample: Sample) -> Rationale | None:
     text = sample.rationale
-    return Privileged(
-        sample_id=sample.sample_id,
-        labels=sample.labels,
-        rationale=Rationale.of(text) if text is not None and text.strip() else None,
-    )
+    if text is None or not text.strip():
+        return None
+    return Rationale(key=sample.rationale_key, text=text) if sample.rationale_key else Rationale.of(text)

@@ -35,6 +35,12 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
         raise TrainError(
             "objective.divergence is 'cross_entropy', which has no teacher: use `omniopsd coldstart`, or write a divergence"
         )
+    if config.rationale_cache is not None and config.rationale_cache.on_miss == "make":
+        from omniopsd.rationales.make import (
+            make_missing,
+        )  # brings the HTTP client, which other runs need not have
+
+        make_missing(config)
     renderer, samples, test = require_sound(config)
     folder = RunFolder(config.run.root, config.run.name)
     book = make_book(config, samples, renderer)

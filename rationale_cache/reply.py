@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rationale_cache.completion import Completion, MalformedCompletion, read_completion
 from rationale_cache.config import RationaleCacheConfig
 from rationale_cache.escape import escape, marks
-from rationale_cache.filters import Asked, Draft, redact, redact_cues, verdicts
+from rationale_cache.filters import Asked, Draft, verdicts
+from rationale_cache.redaction import redact, redact_cues
 from rationale_cache.types import Cue, Modality, RecordError, Verdict
 
 FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)

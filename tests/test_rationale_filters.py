@@ -18,10 +18,11 @@ from PIL import Image
 
 from rationale_cache.config import FiltersConfig, PricesConfig, RationaleCacheConfig
 from rationale_cache.escape import escape, marks
-from rationale_cache.filters import Asked, Draft, redact, verdicts
+from rationale_cache.filters import Asked, Draft, verdicts
 from rationale_cache.near_duplicates import NearDuplicates, signature, similarity
 from rationale_cache.payload import Medium, make_payload
 from rationale_cache.prompt import PROMPTS, SCHEMA, fill, sampling, template_fault
+from rationale_cache.redaction import redact
 from rationale_cache.reply import Accepted, Rejected, judge, read_body
 from rationale_cache.spend import Spend, cost_of
 from rationale_cache.types import Cue, Usage

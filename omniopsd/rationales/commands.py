@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from omniopsd.rationales.making_commands import add_making
+
 CACHE = "cache folder, or a run config with rationale_cache.path"
 
 
@@ -15,6 +17,7 @@ def add_commands(commands: Any) -> None:
     top = commands.add_parser("rationales", help=text, description=f"{text[0].upper()}{text[1:]}.")
     verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_compact(verbs)
+    add_making(verbs)
 
 
 def _compact(options: argparse.Namespace) -> None:
