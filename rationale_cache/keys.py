@@ -10,6 +10,7 @@ should the rule ever change, old keys stay what they are.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,7 +76,12 @@ def key_of(request: Request) -> str:
     }
     if request.label is not None:
         parts["label"] = list(request.label)
-    return digest(parts)
+    return _hash(text_json(parts).encode("utf-8", "surrogatepass"))
+
+
+def text_json(value: Any) -> str:
+    """`canonical` of texts, whole numbers, lists and dicts with ASCII names: the same text, several times faster."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def imported_request(source: str, dataset: str, sample_id: str) -> Request:
