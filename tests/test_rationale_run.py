@@ -200,18 +200,17 @@ def _book(config: RunConfig, samples: Any) -> int:
 def test_a_sample_with_both_is_refused_or_ordered(half_made: Path) -> None:
     config = half(half_made, on_miss="skip")
     rows = [json.loads(line) for line in Path(config.data.train).read_text().splitlines()]
-    rows[0]["rationale"] = "From the file."
+    made = {s.sample_id for s in run_samples(config, config.data.train) if s.rationale is not None}
+    at = next(at for at, row in enumerate(rows) if row["id"] in made)
+    rows[at]["rationale"] = "From the file."
     both = Path(config.data.train).with_name("both.jsonl")
     both.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ValueError, match=r"both.jsonl:1: a rationale in the data file"):
+    with pytest.raises(ValueError, match=rf"both.jsonl:{at + 1}: a rationale in the data file"):
         run_samples(config, str(both))
-    for order, text in (
-        ("data", "From the file."),
-        ("cache", "Number 0: the brows drop and the voice is fast."),
-    ):
-        chosen = half(half_made, on_miss="skip", on_both=order)
-        first = run_samples(chosen, str(both))[0]
-        assert first.rationale == text and bool(first.rationale_key) == (order == "cache")
+    for order, start in (("data", "From the file."), ("cache", "Number ")):
+        found = run_samples(half(half_made, on_miss="skip", on_both=order), str(both))
+        first = next(sample for sample in found if sample.sample_id == rows[at]["id"])
+        assert str(first.rationale).startswith(start) and bool(first.rationale_key) == (order == "cache")
 
 
 def test_label_conditioned_without_labels_is_refused(half_made: Path) -> None:
