@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from omniopsd.config import RunConfig
@@ -50,6 +51,15 @@ class PromptBook:
         self.evidence = EvidenceBook(kept, teacher.privilege, seed=seed)
         self.renderer, self.template = renderer, teacher.template
         self._student = StudentPrompts(renderer, model=model, media=media, max_new_tokens=max_new_tokens)
+
+    @property
+    def digest(self) -> str:
+        """Names the samples in their order, with messages, labels and rationales: what a resumed run must find again."""
+        digest = hashlib.blake2b(digest_size=16)
+        for sample in self.samples:
+            said = (sample.sample_id, sample.inputs.messages, sample.labels, sample.rationale)
+            digest.update(repr(said).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def media(self, sample: Sample) -> tuple[Media, ...]:
         """The sample's media in prompt order, from memory when they were decoded before."""

@@ -154,7 +154,7 @@ class Run:
         state = CheckpointState(
             step=step,
             policy_version=step,
-            data_cursor={"next_step": step + 1},
+            data_cursor={"next_step": step + 1, "data": self.book.digest},
             rng={"seed": self.config.run.seed},
             refresh=loop.refresh.state(),
             config_digest=config_digest(self.config),
@@ -163,8 +163,13 @@ class Run:
 
     def _take_up(self, checkpoint: Checkpoint, parts: Parts, loop: TrainLoop) -> None:
         self.progress.stage(f"resuming after step {checkpoint.state.step}")
-        parts.learner.load(str((checkpoint.path / LEARNER).resolve()))
         state, folder = checkpoint.state, checkpoint.path / TEACHER
+        if state.data_cursor.get("data", self.book.digest) != self.book.digest:
+            raise TrainError(
+                f"{checkpoint.path}: the run began with other samples or rationales than data.train and the rationale "
+                "cache give now; restore them, or choose another run.name"
+            )
+        parts.learner.load(str((checkpoint.path / LEARNER).resolve()))
         loop.resume(state.step, str(folder.resolve()), state.refresh)
         self.folder.discard_after(checkpoint.state.step)
 
