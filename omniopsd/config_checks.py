@@ -17,6 +17,7 @@ from learner.config import LearnerConfig
 from omniopsd.config import RunConfig
 from omniopsd.idle_keys import idle_keys
 from omniopsd.objective_checks import Finding, objective_conflicts
+from omniopsd.rationales.checks import cache_conflicts
 from rollout.config import RolloutConfig
 from teacher.config import TeacherConfig
 
@@ -50,6 +51,7 @@ def conflicts(config: RunConfig) -> Iterator[Finding]:
     yield from _learner(config)
     yield from _weights(config)
     yield from _machines(config)
+    yield from cache_conflicts(config)
 
 
 def _steps(config: RunConfig) -> Iterator[Finding]:

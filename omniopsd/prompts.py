@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from learner.objective_config import ContrastConfig
 from omniopsd.config import RunConfig
 from omniopsd.samples import Sample
+from omniopsd.student_prompts import StudentPrompts
 from rationale_cache.types import Rationale
 from rollout.config import MediaConfig, ModelConfig
-from rollout.media import MediaCache, decode_media
 from rollout.messages import Message
 from rollout.renderer import Renderer
 from rollout.types import Media, Prompt, Rendered
@@ -24,10 +24,6 @@ from teacher.context import (
     privileged_messages,
 )
 from teacher.types import PrivilegedContext
-
-
-class ContextTooLong(ValueError):
-    """A prompt that leaves no room for the answer within the model's context."""
 
 
 class PromptBook:
@@ -57,26 +53,15 @@ class PromptBook:
         self.evidence = EvidenceBook(kept, teacher.privilege, seed=seed)
         self._second = _second_evidence(kept, contrast, seed) if contrast else None
         self.renderer, self.template = renderer, teacher.template
-        self._media_config, self._cache = media, MediaCache(media.cache_bytes)
-        self._room = model.max_context - max_new_tokens
-        self._max_context = model.max_context
+        self._student = StudentPrompts(renderer, model=model, media=media, max_new_tokens=max_new_tokens)
 
     def media(self, sample: Sample) -> tuple[Media, ...]:
         """The sample's media in prompt order, from memory when they were decoded before."""
-        inputs = sample.inputs
-        return decode_media(
-            inputs.messages,
-            inputs.paths,
-            inputs.audio_in_video,
-            self._media_config,
-            where=sample.where,
-            cache=self._cache,
-        )
+        return self._student.media(sample.inputs, sample.where)
 
     def prompt(self, sample: Sample) -> Prompt:
         """The student's prompt: made from `sample.inputs` alone. Raises ContextTooLong."""
-        rendered = self._render(sample, sample.inputs.messages, "the student's prompt")
-        return Prompt(sample_id=sample.sample_id, rendered=rendered)
+        return self._student.prompt(sample.inputs, sample.where)
 
     def context(self, sample: Sample) -> PrivilegedContext:
         """The teacher's context: the same messages and media, and the evidence. Raises ContextTooLong."""
@@ -118,17 +103,7 @@ class PromptBook:
         return self._render(sample, messages, "the context")
 
     def _render(self, sample: Sample, messages: Sequence[Message], what: str) -> Rendered:
-        """Messages that belong to a sample, with its media. Raises ContextTooLong naming `what`."""
-        rendered = self.renderer.render(
-            messages, self.media(sample), audio_in_video=sample.inputs.audio_in_video, where=sample.where
-        )
-        tokens = len(rendered.token_ids)
-        if tokens > self._room:
-            raise ContextTooLong(
-                f"{sample.where}: {what} has {tokens} tokens, and model.max_context {self._max_context} leaves "
-                f"{self._room} beside rollout.max_new_tokens: shorten the sample or use fewer frames"
-            )
-        return rendered
+        return self._student.render(sample.inputs, messages, sample.where, what)
 
 
 def make_book(
@@ -163,9 +138,11 @@ def _second_evidence(rows: Sequence[Privileged], contrast: ContrastConfig, seed:
 
 
 def _privileged(sample: Sample) -> Privileged:
+    return Privileged(sample_id=sample.sample_id, labels=sample.labels, rationale=_rationale(sample))
+
+
+def _rationale(sample: Sample) -> Rationale | None:
     text = sample.rationale
-    return Privileged(
-        sample_id=sample.sample_id,
-        labels=sample.labels,
-        rationale=Rationale.of(text) if text is not None and text.strip() else None,
-    )
+    if text is None or not text.strip():
+        return None
+    return Rationale(key=sample.rationale_key, text=text) if sample.rationale_key else Rationale.of(text)
