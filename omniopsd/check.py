@@ -19,6 +19,8 @@ from omniopsd.order import DataOrder
 from omniopsd.prompts import make_book
 from omniopsd.rationales.lookup import run_samples
 from omniopsd.samples import Sample
+from omniopsd.signals import require_labels
+from omniopsd.supervised import require_targets
 from omniopsd.token_budget import TokenBudget
 from rollout.renderer import Renderer, token_counts
 from rollout.thinker import ModelFolderError, read_config
@@ -74,11 +76,15 @@ def _read(
     if config.data.test:
         test = _attempt(problems, run_samples, config, config.data.test, held_out=True)
     problems += _installed(config)
+    if train:
+        _attempt(problems, require_labels, config.objective, train)
+    if train and config.objective.divergence == "cross_entropy":
+        _attempt(problems, require_targets, train, config.objective.supervised)
     if train and test:
         problems += _shared_samples(train, test)
     if test:
         problems += _without_labels("data.test", test, "no answer to them could be right")
-    if train and config.teacher.weights == "gated":
+    if train and config.objective.has_teacher and config.teacher.weights == "gated":
         problems += _without_labels("data.train", train, "teacher.weights: gated cannot judge their answers")
     return renderer, train, test
 
@@ -121,7 +127,8 @@ def _sizes(config: RunConfig, text: dict[str, Any], renderer: Renderer) -> Itera
     if config.model.max_context > longest:
         found = config.model.max_context
         yield f"model.max_context: {found} is above the model's {longest} positions; lower it"
-    if config.objective.support == "topk" and config.objective.top_k >= renderer.vocab_size:
+    sizes = config.objective.support.endswith("topk") or config.objective.support == "union"
+    if sizes and config.objective.top_k >= renderer.vocab_size:
         yield (
             f"objective.top_k: {config.objective.top_k} is not below the {renderer.vocab_size} tokens of the "
             "vocabulary; lower it, or write support: full"

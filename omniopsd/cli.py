@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.runtime import RuntimeFault
+from omniopsd.bench import commands as bench_commands
 from omniopsd.rationales import commands as rationale_commands
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_coldstart(commands)
     _add_demo(commands)
+    bench_commands.add_commands(commands)
     rationale_commands.add_commands(commands)
     return top
 

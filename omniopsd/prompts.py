@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from learner.objective_config import ContrastConfig
 from omniopsd.config import RunConfig
 from omniopsd.samples import Sample
 from omniopsd.student_prompts import StudentPrompts
@@ -19,6 +20,7 @@ from teacher.context import (
     EvidenceBook,
     Privileged,
     check_template,
+    evidence_alone,
     missing_evidence,
     privileged_messages,
 )
@@ -38,6 +40,7 @@ class PromptBook:
         teacher: TeacherConfig,
         max_new_tokens: int,
         seed: int,
+        contrast: ContrastConfig | None = None,
     ) -> None:
         """Raises EvidenceError when `teacher.missing` is "fail" and evidence is missing."""
         check_template(teacher.template)
@@ -49,6 +52,7 @@ class PromptBook:
         self.skipped = len(absent)
         kept = [row for row in rows if row.sample_id not in absent]
         self.evidence = EvidenceBook(kept, teacher.privilege, seed=seed)
+        self._second = _second_evidence(kept, contrast, seed) if contrast else None
         self.renderer, self.template = renderer, teacher.template
         self._student = StudentPrompts(renderer, model=model, media=media, max_new_tokens=max_new_tokens)
 
@@ -81,6 +85,27 @@ class PromptBook:
             evidence_id=evidence.source_id if evidence else "",
         )
 
+    def second_context(self, sample: Sample) -> PrivilegedContext:
+        """The context that `objective.contrast` compares with. Raises ContextTooLong."""
+        book, messages = self._second or self.evidence, sample.inputs.messages
+        evidence = book.of(sample.sample_id)
+        if self._second is None and evidence is not None:  # reference_only
+            rendered = self.renderer.render(
+                evidence_alone(messages, evidence, self.template),
+                (),
+                audio_in_video=False,
+                where=sample.where,
+            )
+        else:
+            told = privileged_messages(messages, evidence, self.template)
+            rendered = self._render(sample, told, "the teacher's second context")
+        return PrivilegedContext(
+            sample_id=sample.sample_id,
+            rendered=rendered,
+            privilege=book.privilege,
+            evidence_id=evidence.source_id if evidence else "",
+        )
+
     def with_evidence(self, sample: Sample, text: str) -> Rendered:
         """The messages with a given text of evidence: what a cold start learns to read."""
         evidence = Evidence(text=text, source_id=sample.sample_id, rationale_key="")
@@ -94,16 +119,32 @@ class PromptBook:
 def make_book(
     config: RunConfig, samples: Sequence[Sample], renderer: Renderer, teacher: TeacherConfig | None = None
 ) -> PromptBook:
-    """The book of some samples of a run; `teacher` in place of the run's own."""
+    """The book of some samples of a run; `teacher` in place of the run's own.
+
+    Without a teacher in the objective no evidence is asked for.
+    """
+    teacher = teacher or config.teacher
+    if not config.objective.has_teacher:
+        teacher = teacher.model_copy(update={"privilege": "none"})
     return PromptBook(
         samples,
         renderer,
         model=config.model,
         media=config.data.media,
-        teacher=teacher or config.teacher,
+        teacher=teacher,
         max_new_tokens=config.rollout.max_new_tokens,
         seed=config.run.seed,
+        contrast=config.objective.contrast,
     )
+
+
+def _second_evidence(rows: Sequence[Privileged], contrast: ContrastConfig, seed: int) -> EvidenceBook | None:
+    """Evidence of the second context; None for reference_only, whose evidence is the first one's."""
+    if contrast.kind == "reference_only":
+        return None
+    if contrast.kind == "wrong_rationale":
+        return EvidenceBook(rows, "other-row", seed=seed, key="the second privilege of objective.contrast")
+    return EvidenceBook(rows, contrast.partial, seed=seed, key="objective.contrast.partial")
 
 
 def _privileged(sample: Sample) -> Privileged:

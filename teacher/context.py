@@ -52,14 +52,19 @@ class Evidence:
 class EvidenceBook:
     """Evidence for every sample of a data set, in one privilege mode."""
 
-    def __init__(self, rows: Sequence[Privileged], privilege: Privilege, *, seed: int) -> None:
-        """Raises EvidenceError naming the samples whose evidence is missing (all of them at once)."""
+    def __init__(
+        self, rows: Sequence[Privileged], privilege: Privilege, *, seed: int, key: str = "teacher.privilege"
+    ) -> None:
+        """Raises EvidenceError naming the samples whose evidence is missing (all of them at once).
+
+        `key` is the setting that asks for this privilege, for that message.
+        """
         self.privilege = privilege
         self._rows = {row.sample_id: row for row in rows}
         missing = missing_evidence(rows, privilege)
         if missing:
             raise EvidenceError(
-                f"teacher.privilege is {privilege!r} and {len(missing)} of {len(rows)} samples have no "
+                f"{key} is {privilege!r} and {len(missing)} of {len(rows)} samples have no "
                 f"{'labels' if privilege == 'label' else 'rationale'} (first: {missing[0]!r}): add it to the data, "
                 "or set teacher.missing: skip"
             )
@@ -103,6 +108,12 @@ def privileged_messages(
     last = messages[-1]
     added = TextPart(text=template.replace(PLACEHOLDER, evidence.text))
     return (*messages[:-1], Message(role=last.role, parts=(*last.parts, added)))
+
+
+def evidence_alone(messages: Sequence[Message], evidence: Evidence, template: str) -> tuple[Message, ...]:
+    """The evidence without the sample's media and question: system messages, and the template's text."""
+    told = tuple(message for message in messages if message.role == "system")
+    return (*told, Message(role="user", parts=(TextPart(text=template.replace(PLACEHOLDER, evidence.text)),)))
 
 
 def _text(row: Privileged, privilege: Privilege) -> str:
