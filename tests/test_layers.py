@@ -21,7 +21,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learner": {"learner", "teacher", "rollout"} | LEAVES,
     "omniopsd": set(PACKAGES),
 }
-VLLM_FILES = {"rollout/vllm_engine.py", "rollout/vllm_thinker.py", "rollout/vllm_weights.py"}
+VLLM_FILES = {
+    "rollout/vllm_engine.py",
+    "rollout/vllm_text.py",
+    "rollout/vllm_thinker.py",
+    "rollout/vllm_weights.py",
+}
 DEEPSPEED_FILES = {"learner/engine.py"}
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers")
 MOST_LINES = 400
