@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.runtime import RuntimeFault
+from omniopsd.bench.commands import add_commands as add_bench_commands
 
 USER_ERROR, INTERRUPTED = 2, 130
 # What the engines' libraries print at every start says nothing about the run; set a variable to see it.
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_coldstart(commands)
     _add_demo(commands)
+    add_bench_commands(commands)
     return top
 
 

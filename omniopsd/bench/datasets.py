@@ -15,9 +15,10 @@ class UnknownSetError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where the official release keeps a set: paths below `folder`."""
+    """Where the official release keeps a set: paths below `folder`, which users also name as in `other_folders`."""
 
     folder: str
+    other_folders: tuple[str, ...]
     labels: str
     video: str
     video_suffixes: tuple[str, ...]
@@ -57,7 +58,7 @@ POLISHED = "transcription-engchi-polish.csv"
 
 def _layout(
     folder: str,
-    *,
+    *other_folders: str,
     labels: str = "label.npz",
     video: str = "video",
     suffixes: tuple[str, ...] = (".mp4",),
@@ -67,6 +68,7 @@ def _layout(
 ) -> Layout:
     return Layout(
         folder=folder,
+        other_folders=other_folders,
         labels=labels,
         video=video,
         video_suffixes=suffixes,
@@ -85,7 +87,9 @@ NINE: tuple[BenchSet, ...] = (
         clips=411,
         split="test1_corpus",
         classes=MER_CLASSES,
-        layout=_layout("mer2023-dataset-process", labels="label-6way.npz", suffixes=(".mp4", ".avi")),
+        layout=_layout(
+            "mer2023-dataset-process", "mer2023-process", labels="label-6way.npz", suffixes=(".mp4", ".avi")
+        ),
     ),
     BenchSet(
         name="MER2024",
@@ -97,6 +101,7 @@ NINE: tuple[BenchSet, ...] = (
         classes=MER_CLASSES,
         layout=_layout(
             "mer2024-dataset-process",
+            "mer2024-process",
             labels="label-6way.npz",
             suffixes=(".mp4", ".avi"),
             subtitles="transcription_merge.csv",
@@ -126,6 +131,7 @@ NINE: tuple[BenchSet, ...] = (
         integer_labels=True,
         layout=_layout(
             "iemocap-process",
+            "iemocapfour-process",
             labels="label_4way.npz",
             video="subvideo-tgt",
             suffixes=(".avi",),
@@ -140,7 +146,7 @@ NINE: tuple[BenchSet, ...] = (
         clips=686,
         split="test_corpus",
         label_range=(-3.0, 3.0),
-        layout=_layout("cmumosi-process", video="subvideo", audio="subaudio"),
+        layout=_layout("cmumosi-process", "mosi-process", video="subvideo", audio="subaudio"),
     ),
     BenchSet(
         name="MOSEI",
@@ -150,7 +156,7 @@ NINE: tuple[BenchSet, ...] = (
         clips=4659,
         split="test_corpus",
         label_range=(-3.0, 3.0),
-        layout=_layout("cmumosei-process", video="subvideo_new", audio="subaudio"),
+        layout=_layout("cmumosei-process", "mosei-process", video="subvideo_new", audio="subaudio"),
     ),
     BenchSet(
         name="SIMS",
@@ -179,7 +185,11 @@ NINE: tuple[BenchSet, ...] = (
         metric="ew_f1",
         clips=532,
         layout=_layout(
-            "ovmerdplus-process", labels="ovlabel.csv", subtitles="subtitle_eng.csv", column="sentence"
+            "ovmerdplus-process",
+            "ovmerd-plus-process",
+            labels="ovlabel.csv",
+            subtitles="subtitle_eng.csv",
+            column="sentence",
         ),
     ),
 )
@@ -189,7 +199,8 @@ def bench_set(name: str) -> BenchSet:
     """The set of a name; case, spaces, `-` and `_` do not matter. Raises UnknownSetError."""
     wanted = _plain(name)
     for one in NINE:
-        if wanted in {_plain(known) for known in (one.name, one.title, *one.aliases)}:
+        names = (one.name, one.title, *one.aliases, one.layout.folder, *one.layout.other_folders)
+        if wanted in {_plain(known) for known in names}:
             return one
     raise UnknownSetError(
         f"{name!r} is not a set of MER-UniBench; write one of {', '.join(one.name for one in NINE)}"

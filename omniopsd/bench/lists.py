@@ -6,6 +6,7 @@ comma does not split, an apostrophe does.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -41,7 +42,7 @@ def parse_list(labels: Labels) -> list[str]:
 
     Raises LoneBracketError on "[".
     """
-    if labels is None or labels != labels:  # NaN stands for an empty cell
+    if labels is None or (isinstance(labels, float) and math.isnan(labels)):
         return []
     if not isinstance(labels, str):
         return list(labels)

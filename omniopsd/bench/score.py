@@ -39,7 +39,7 @@ class SetScore:
     """`value` is the primary score as a fraction, NaN where the official code gives NaN; `safe` then is ours.
 
     `missing` clips were counted as wrong; `unreadable` ones (a lone "[", on which the official code stops)
-    as having no labels. `table_version` and `table_sha256` are None for sentiment sets.
+    as having no labels. The word table of a sentiment set only tells unknown labels; None without one.
     """
 
     name: str
@@ -152,8 +152,8 @@ def _score_sentiment(
         missing=tuple(missing),
         unreadable=tuple(unreadable),
         habits=label_habits(readable, table),
-        table_version=None,
-        table_sha256=None,
+        table_version=None if table is None else table.version,
+        table_sha256=None if table is None else table.sha256,
     )
 
 
