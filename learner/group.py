@@ -22,6 +22,7 @@ from learner.engine import LearnerFault
 from learner.types import StepPlan, StepReport
 from learner.worker import GroupInput, LearnerWorker, PeerFault
 from rollout.config import ModelConfig, WeightsConfig
+from rollout.pool import NcclClient
 from rollout.types import MediaUse, Rendered, WeightUpdate, WireTensor
 from teacher.config import TeacherConfig
 
@@ -113,6 +114,16 @@ class LearnerGroup:
             helpers += others
         digest = self._gather([self.actors[0].call(LearnerWorker.publish_digest), *helpers])[0]
         return WeightUpdate(version=version, chunks=tuple(chunks), digest=digest)
+
+    def join_engines(self, client: NcclClient) -> None:
+        """Meet the rollout engines in one NCCL group (`weights.transport: nccl`)."""
+        host, port = self.actors[0].call(LearnerWorker.address).get(self.learner.timeout_seconds)
+        self._all(lambda actor: actor.call(LearnerWorker.join_engines, client, host, port))
+
+    def broadcast(self) -> int:
+        """Send the present weights to the engines over NCCL; gives their version."""
+        self._all(lambda actor: actor.call(LearnerWorker.broadcast, self.version))
+        return self.version
 
     def probe(self, prompt: Rendered, response_ids: np.ndarray, temperature: float) -> np.ndarray:
         """Log-probs float32 [T] of a response under the present weights."""

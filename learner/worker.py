@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from learner.types import StepPlan, StepReport, TrainGroup
 from rollout.config import ModelConfig
 from rollout.evidence import require_same_media
 from rollout.features import FeatureExtractor, Features
+from rollout.pool import NcclClient
 from rollout.thinker import load_thinker, save_thinker
 from rollout.types import MediaUse, Prompt, Rendered, RolloutGroup, WireTensor
 from teacher.config import TeacherConfig
@@ -90,6 +92,8 @@ class LearnerWorker:
         self.thinker = thinker
         self.features = FeatureExtractor(model.path)
         self._publication: Publication | None = None
+        self._client: NcclClient | None = None
+        self._trainer: Any = None  # vLLM's, from join_engines on
 
     def address(self) -> tuple[str, int]:
         """This machine's address and a free port on it, for rank 0 to be found by the others."""
@@ -160,8 +164,7 @@ class LearnerWorker:
 
     def publish_begin(self, version: int, chunk_bytes: int) -> int:
         """Start to send `version`, which must be the present one; gives the number of chunks."""
-        if version != self.version:
-            raise LearnerFault(f"rank {self.rank} holds version {self.version}, asked to publish {version}")
+        self._require_version(version)
         item = torch.empty(0, dtype=getattr(torch, self.model.dtype)).element_size()
         self._publication = Publication(version, chunk_cuts(self.policy.sources, item, chunk_bytes))
         return len(self._publication.cuts)
@@ -184,6 +187,30 @@ class LearnerWorker:
     def publish_digest(self) -> str:
         """Hash of all chunks that rank 0 sent (see `rollout.weights`)."""
         return self._open_publication().digest()
+
+    def join_engines(self, client: NcclClient, host: str, port: int) -> None:
+        """Meet the engines in one NCCL group, at rank 0's free host:port; call on all ranks together."""
+        from rollout.vllm_weights import StreamSource, nccl_trainer
+
+        sources = self.policy.sources
+        shapes = [(source.name, source.shape) for source in sources]
+        stream = StreamSource(shapes, self.model.dtype, lambda: self.engine.weights(sources))
+        self._client = client
+        self._trainer = nccl_trainer(
+            stream, client, rank=self.rank, address=host, port=port, receivers=client.receivers
+        )
+
+    def broadcast(self, version: int) -> None:
+        """Send `version`, the present one, to the engines over NCCL; call on all ranks together.
+
+        Raises WeightFault naming an engine that does not hold it then. Teachers take no part: they
+        receive chunks.
+        """
+        self._require_version(version)
+        if self._client is None:
+            raise LearnerFault(f"rank {self.rank}: join_engines was not called")
+        self._client.version = version
+        self._trainer.send_weights()
 
     def save(self, folder: str) -> None:
         """Write this rank's state; rank 0 adds the version and the teacher's head."""
@@ -278,6 +305,10 @@ class LearnerWorker:
         features = self.features.features(group.prompt)
         require_same_media(expected, features.media_use, station="learner", sample_id=sample_id)
         return features
+
+    def _require_version(self, version: int) -> None:
+        if version != self.version:
+            raise LearnerFault(f"rank {self.rank} holds version {self.version}, asked to publish {version}")
 
     def _open_publication(self) -> Publication:
         if self._publication is None:

@@ -8,6 +8,7 @@ from cluster.runtime import Resources, Runtime
 from learner.group import LearnerGroup
 from learner.group import resources as learner_resources
 from omniopsd.config import RunConfig
+from rollout.config import Transport
 from rollout.pool import RolloutPool
 from rollout.pool import resources as rollout_resources
 from teacher.pool import ScoreSpec, TeacherPool
@@ -21,12 +22,15 @@ class Parts:
     rollout: RolloutPool
     teacher: TeacherPool
     learner: LearnerGroup
+    transport: Transport
 
     def wait_ready(self) -> None:
         """Raises what the start of any part raised."""
         self.rollout.wait_ready()
         self.teacher.wait_ready()
         self.learner.wait_ready()
+        if self.transport == "nccl":
+            self.learner.join_engines(self.rollout.nccl_client())
 
 
 def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
@@ -43,6 +47,7 @@ def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
         learner=LearnerGroup(
             runtime, config.model, config.learner, config.objective, config.teacher, config.weights
         ),
+        transport=config.weights.transport,
     )
 
 

@@ -113,7 +113,7 @@ class TrainLoop:
     def resume(self, version: int, teacher_folder: str) -> None:
         """Go on after step `version`: the learner has its state back, engines and teachers get theirs."""
         update = self.learner.publish(follow=False)
-        self.rollout.push(update)
+        self._give_engines(update)
         self.teacher.resume(teacher_folder, update, self.config.weights.timeout_seconds)
         self.version = version
 
@@ -234,20 +234,33 @@ class TrainLoop:
     # --- 7: push ----------------------------------------------------------------------------------
 
     def _push(self, step: int) -> float | None:
-        update = self.learner.publish(follow=self.teacher.follows)
-        receipts = self.teacher.push(update)
-        self.rollout.push(update)
-        self.teacher.confirm(receipts, update, self.config.weights.timeout_seconds)
+        update = self._published()
+        receipts = self.teacher.push(update) if update else []
+        self._give_engines(update)
+        if update:
+            self.teacher.confirm(receipts, update, self.config.weights.timeout_seconds)
         self.version = step
-        return self._compare(step, update)
+        return self._compare(step)
 
-    def _compare(self, step: int, update: WeightUpdate) -> float | None:
+    def _published(self) -> WeightUpdate | None:
+        """The new weights in shared memory; None when nobody reads them there."""
+        if self.config.weights.transport == "nccl" and not self.teacher.follows:
+            return None
+        return self.learner.publish(follow=self.teacher.follows)
+
+    def _give_engines(self, update: WeightUpdate | None) -> None:
+        if update is None or self.config.weights.transport == "nccl":
+            self.learner.broadcast()
+        else:
+            self.rollout.push(update)
+
+    def _compare(self, step: int) -> float | None:
         """The probe: one fixed prompt and text, scored by every engine and by the learner."""
         if step % self.config.weights.probe_every:
             return None
         prompt, response = self._probe
         expected = self.learner.probe(prompt.rendered, response, 1.0)
-        return self.rollout.require_probe(prompt, response, expected, update.version)
+        return self.rollout.require_probe(prompt, response, expected, self.version)
 
 
 def _request(context: PrivilegedContext, group: RolloutGroup) -> ScoreRequest:

@@ -63,6 +63,10 @@ class RolloutPool:
         ]
         return [answer for part in fetch(refs, self.rollout.timeout_seconds) for answer in part]
 
+    def nccl_client(self) -> NcclClient:
+        """What a sender over NCCL drives these engines by."""
+        return NcclClient(self.actors, self.rollout.tensor_parallel_size, self.weights.timeout_seconds)
+
     def push(self, update: WeightUpdate) -> None:
         """Give every engine a version. Raises WeightFault naming the engine that does not hold it."""
         refs = [actor.call(RolloutWorker.update, update) for actor in self.actors]
@@ -103,6 +107,11 @@ class NcclClient:
     ) -> None:
         self._actors, self._gpus, self._timeout = tuple(actors), gpus_per_engine, timeout_seconds
         self.version = 0
+
+    @property
+    def receivers(self) -> int:
+        """GPUs of all engines, each a rank of the transfer group."""
+        return len(self._actors) * self._gpus
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Give each engine ranks of its own in the group, behind those of the trainer."""

@@ -85,7 +85,7 @@ def _llm_arguments(command: argparse.ArgumentParser) -> None:
 
 def _word_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--wheel", metavar="DIR", help="the official folder emotion_wheel")
-    command.add_argument("--words", metavar="VERSION", help="affectgpt (default; the same as mer2025) or mer2026")
+    command.add_argument("--wheel-version", metavar="NAME", help="affectgpt (default; the same as mer2025) or mer2026")
 
 
 def _set_names(command: argparse.ArgumentParser) -> None:
@@ -102,7 +102,7 @@ def _prepare(options: argparse.Namespace) -> None:
             root=Path(options.root),
             out=Path(options.out or f"data/{options.benchmark}{suffix}"),
             wheel=options.wheel,
-            words_version=options.words or "affectgpt",
+            words_version=options.wheel_version or "affectgpt",
             sets=_names(options.sets),
             split=options.split,
             question=options.question,
@@ -124,7 +124,7 @@ def _run(options: argparse.Namespace) -> None:
             data=Path(options.data or f"data/{options.benchmark}"),
             llm=llm,
             wheel=options.wheel,
-            words_version=options.words,
+            words_version=options.wheel_version,
             sets=_names(options.sets),
             samples=options.samples,
             prompts=options.prompts,
