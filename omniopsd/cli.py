@@ -103,7 +103,9 @@ def _mer_mini(options: argparse.Namespace) -> None:
 def _mer_mini_bench(options: argparse.Namespace) -> None:
     from omniopsd.mer_mini.bench_sets import write_mini_bench
 
-    folder = write_mini_bench(options.out, options.clips, options.val_clips, options.seed, faces=options.faces)
+    folder = write_mini_bench(
+        options.out, options.clips, options.val_clips, options.seed, faces=options.faces
+    )
     print(f"{folder}: nine miniature sets, {options.clips} scored clips each")
 
 
@@ -177,10 +179,16 @@ def _add_data(commands: Any) -> None:
         "--clips", type=_count, default=128, metavar="N", help="scored clips of each set (default 128)"
     )
     command.add_argument(
-        "--val-clips", type=_count, default=32, metavar="N", help="validation clips where a set has them (default 32)"
+        "--val-clips",
+        type=_count,
+        default=32,
+        metavar="N",
+        help="validation clips where a set has them (default 32)",
     )
     command.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides every clip (default 0)")
-    command.add_argument("--faces", action="store_true", help="also write openface_face/*.npy (600 kB a clip)")
+    command.add_argument(
+        "--faces", action="store_true", help="also write openface_face/*.npy (600 kB a clip)"
+    )
 
 
 def _add_coldstart(commands: Any) -> None:

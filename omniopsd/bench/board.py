@@ -11,8 +11,9 @@ from omniopsd.bench.confusion import Confusion
 from omniopsd.bench.datasets import NINE
 from omniopsd.bench.metrics import EwF1, HitRate, Sentiment
 from omniopsd.bench.published import ORDER, PUBLISHED, SOURCES
-from omniopsd.bench.sanity import SanityRow
+from omniopsd.bench.sanity import ConditionRow, SanityRow
 from omniopsd.bench.scoring import Scored, ScoredSet, percent
+from omniopsd.mer_mini.emotions import CONDITIONS
 
 GAMED = (
     "Hit rate has no penalty for extra labels: naming happy, sad, angry and worried for every clip would score the "
@@ -33,7 +34,8 @@ class Board:
     intervals: Mapping[str, Interval]
     confusions: Mapping[str, Confusion]
     sanity: Sequence[SanityRow]
-    conditions: Mapping[str, Sequence[tuple[str, str, float]]]
+    conditions: Mapping[str, Sequence[ConditionRow]]
+    recalls: Mapping[str, float]
     marks: Sequence[str]
     facts: Mapping[str, Any]
 
@@ -63,7 +65,8 @@ class Board:
             lines += [f"Sources: {SOURCES}", ""]
         lines += [*self._habits(), "", GAMED, ""]
         if any(self.conditions.values()):
-            lines += [*self._conditions(), ""]
+            head, *rows = self.condition_rows()
+            lines += [*table_head(head), *map(row, rows), ""]
         return "\n".join([*lines, *self._sanity(), ""])
 
     def habit_cells(self, one: ScoredSet) -> dict[str, str]:
@@ -82,6 +85,7 @@ class Board:
             "four labels": percent(one.gamed.value) if one.gamed else "\u2013",
             "cut": str(one.cut),
             "no media": str(len(one.score.missing)),
+            **({"evidence recall": f"{self.recalls[one.score.name]:.1%}"} if self.recalls else {}),
         }
 
     def score_cells(self) -> dict[str, str]:
@@ -106,7 +110,8 @@ class Board:
             "cut_replies": one.cut,
             "four_labels_score": None if one.gamed is None else 100 * one.gamed.safe,
             "confusion": asdict(self.confusions[one.score.name]),
-            "conditions": [list(row) for row in self.conditions.get(one.score.name, ())],
+            "evidence_recall": self.recalls.get(one.score.name),
+            "conditions": {row.who: dict(row.percents) for row in self.conditions[one.score.name]},
         }
 
     def _scores(self) -> Iterator[str]:
@@ -129,18 +134,20 @@ class Board:
         for title, values in cells.items():
             yield row([title, *values.values()])
 
-    def _conditions(self) -> Iterator[str]:
-        yield from table_head(["Set", "answers of", "condition", "score"])
-        for name, rows in self.conditions.items():
-            for who, condition, value in rows:
-                yield row([name, who, condition, f"{value:.2f}"])
+    def condition_rows(self) -> list[list[str]]:
+        """Set, who, and a score for each condition; the first row is the head."""
+        rows = [["Set", "Answers of", *CONDITIONS]]
+        for name, part in self.conditions.items():
+            for one in part:
+                rows.append([name, one.who, *(_printed(one.percents.get(c)) for c in CONDITIONS)])
+        return rows
 
     def _sanity(self) -> Iterator[str]:
         names = [one.score.name for one in self.scored.sets]
         yield from table_head(["Without a model", *names])
         for one in self.sanity:
             scores = [one.scores.get(name) for name in names]
-            yield row([one.name, *(percent(s.value) if s else "\u2013" for s in scores)])
+            yield row([one.name, *(percent(s.safe) if s else "\u2013" for s in scores)])
 
 
 def table_head(titles: Sequence[str]) -> list[str]:
@@ -151,6 +158,10 @@ def table_head(titles: Sequence[str]) -> list[str]:
 def row(cells: Sequence[str]) -> str:
     """One line of a Markdown table; a bar in a cell is escaped."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _printed(value: float | None) -> str:
+    return "\u2013" if value is None else f"{value:.2f}"
 
 
 def _second(detail: HitRate | EwF1 | Sentiment) -> str:

@@ -6,25 +6,21 @@ before it is used, under a key of model, sampling and prompt: equal prompts are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
-from cluster.runtime import Ref, Resources, Runtime
 from omniopsd.bench.journal import Journal, content_key
 from omniopsd.bench.lists import clean_reply
 from omniopsd.bench.literal import answer_text, literal_labels, literal_polarity
 from omniopsd.bench.pace import Pace
 from omniopsd.bench.templates import Templates
-from rollout.config import RolloutConfig
-from rollout.vllm_text import TextEngine, TextSampling
+from rollout.vllm_text import TextSampling
 
 Step = Literal["labels", "polarity"]
 Pass = Literal["whole", "answer"]
-OFFICIAL_BATCH = 8
-START_SECONDS = 1800.0
 
 
 class ExtractError(ValueError):
@@ -101,47 +97,3 @@ def literal_steps(replies: Mapping[str, str], with_polarity: Callable[[str], boo
     labels = {id_: literal_labels(reply) for id_, reply in replies.items()}
     polarity = {id_: literal_polarity(text) for id_, text in labels.items() if with_polarity(id_)}
     return Extraction(labels=labels, polarity=polarity)
-
-
-class EngineAsker:
-    """A local model folder in vLLM, on the machines and with the placement of the rollout engines."""
-
-    def __init__(
-        self, runtime: Runtime, path: str, identity: str, rollout: RolloutConfig, resources: Resources,
-        sampling: TextSampling, max_context: int,
-    ) -> None:  # fmt: skip
-        self.model, self.sampling = identity, sampling
-        self._runtime, self._timeout = runtime, rollout.timeout_seconds
-        self._start = lambda index: runtime.start(
-            f"extraction-{index}", resources, TextEngine, path, rollout, max_context
-        )
-        self._replicas = rollout.replicas
-        self._actors: list[Any] = []
-
-    def ask(self, prompts: Mapping[str, str], keep: Callable[[str, str], None]) -> None:
-        """In batches of eight, as the official code; engines start with the first call."""
-        if not self._actors:
-            self._actors = [self._start(index) for index in range(self._replicas)]
-            for actor in self._actors:
-                actor.call(TextEngine.ready).get(START_SECONDS)
-        batches = _batches(list(prompts), OFFICIAL_BATCH)
-        waiting: list[tuple[Ref[list[str]], list[str], int]] = []
-
-        def submit(place: int) -> None:
-            if (keys := next(batches, None)) is not None:
-                texts, seeds = [prompts[key] for key in keys], [int(key[:8], 16) >> 1 for key in keys]
-                ref = self._actors[place].call(TextEngine.complete, texts, seeds, self.sampling)
-                waiting.append((ref, keys, place))
-
-        for place in range(len(self._actors)):
-            submit(place)
-        while waiting:
-            index = self._runtime.wait([ref for ref, _, _ in waiting], self._timeout)
-            ref, keys, place = waiting.pop(index)
-            submit(place)
-            for key, reply in zip(keys, ref.get(self._timeout), strict=True):
-                keep(key, reply)
-
-
-def _batches(items: list[str], size: int) -> Iterator[list[str]]:
-    return iter([items[at : at + size] for at in range(0, len(items), size)])

@@ -19,31 +19,33 @@ BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 CUTS = re.compile(r"[,;]|\band\b", re.IGNORECASE)
 TRIM = " \t\r\n.!:\"'`*[]()"
 
-POSITIVE = frozenset(
-    """admiration admiring affection affectionate amazed amused amusement appreciation appreciative approval approving
-    attracted calm caring cheerful comfortable compassion compassionate confident content contented curious delight
-    delighted eager ecstatic elated encouraged encouraging energetic enjoyment enthusiasm enthusiastic excited
-    excitement friendly glad grateful gratitude happiness happy helpful hope hopeful humorous impressed inspired
-    interest interested joy joyful kind laughing like love loving moved optimistic passionate peaceful playful pleasant
-    pleased pleasure positive praise proud pride reassured relaxed relief relieved respect respectful satisfaction
-    satisfied secure serene sincere smiling supportive sympathetic tender thankful thrilled touched trust trusting
-    warm welcoming""".split()
-)
-NEGATIVE = frozenset(
-    """abandoned afraid aggressive agitated alarmed alone angry anger anguish annoyance annoyed anxiety anxious ashamed
-    awkward bad bitter bored boredom burdened complaining concern concerned confused confusion contempt
-    contemptuous critical cruel defeated defensive dejected depressed depression desperate despair despairing
-    devastated disagreement disappointed disappointment disapproval disapproving discontent discontented discouraged
-    disgust disgusted disgusting dislike dismayed dismissive displeased disrespectful dissatisfaction dissatisfied
-    distress distressed distrust disturbed doubt doubtful embarrassed embarrassment enraged envious exasperated
-    exhausted fear fearful frightened frustrated frustration furious gloomy grief grieving guilt guilty hate hatred
-    heartbroken helpless helplessness hopeless hostile hurt impatience impatient indignant inferior insecure insulted
-    irritated irritation jealous lonely loneliness lost mad melancholy miserable mocking mournful negative nervous
-    nervousness offended outraged overwhelmed pain pained panic panicked pessimistic powerless rage regret regretful
-    rejected reluctant remorse resentful resentment resigned sad sadness sarcastic scared serious shame shocked
-    skeptical sorrow sorrowful stressed stubborn suspicious tense tension terrified threatened tired troubled
-    uncertain uncomfortable uneasy unease unhappy upset vulnerable weary worried worry""".split()
-)
+POSITIVE_WORDS = """
+admiration admiring affection affectionate amazed amused amusement appreciation appreciative approval
+approving attracted calm caring cheerful comfortable compassion compassionate confident content contented
+curious delight delighted eager ecstatic elated encouraged encouraging energetic enjoyment enthusiasm
+enthusiastic excited excitement friendly glad grateful gratitude happiness happy helpful hope hopeful
+humorous impressed inspired interest interested joy joyful kind laughing like love loving moved optimistic
+passionate peaceful playful pleasant pleased pleasure positive praise proud pride reassured relaxed relief
+relieved respect respectful satisfaction satisfied secure serene sincere smiling supportive sympathetic
+tender thankful thrilled touched trust trusting warm welcoming
+"""
+NEGATIVE_WORDS = """
+abandoned afraid aggressive agitated alarmed alone angry anger anguish annoyance annoyed anxiety anxious
+ashamed awkward bad bitter bored boredom burdened complaining concern concerned confused confusion
+contempt contemptuous critical cruel defeated defensive dejected depressed depression desperate despair
+despairing devastated disagreement disappointed disappointment disapproval disapproving discontent
+discontented discouraged disgust disgusted disgusting dislike dismayed dismissive displeased disrespectful
+dissatisfaction dissatisfied distress distressed distrust disturbed doubt doubtful embarrassed
+embarrassment enraged envious exasperated exhausted fear fearful frightened frustrated frustration furious
+gloomy grief grieving guilt guilty hate hatred heartbroken helpless helplessness hopeless hostile hurt
+impatience impatient indignant inferior insecure insulted irritated irritation jealous lonely loneliness
+lost mad melancholy miserable mocking mournful negative nervous nervousness offended outraged overwhelmed
+pain pained panic panicked pessimistic powerless rage regret regretful rejected reluctant remorse
+resentful resentment resigned sad sadness sarcastic scared serious shame shocked skeptical sorrow
+sorrowful stressed stubborn suspicious tense tension terrified threatened tired troubled uncertain
+uncomfortable uneasy unease unhappy upset vulnerable weary worried worry
+"""
+POSITIVE, NEGATIVE = (frozenset(text.split()) for text in (POSITIVE_WORDS, NEGATIVE_WORDS))
 
 
 def literal_labels(reply: str) -> str:

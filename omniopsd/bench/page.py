@@ -159,17 +159,13 @@ def _sanity_table(board: Board) -> str:
     rows = [_row(["This run", *(board.score_cells()[name] for name in names)], css="own")]
     for one in board.sanity:
         found = [one.scores.get(name) for name in names]
-        rows.append(_row([one.name, *(percent(score.value) if score else "\u2013" for score in found)]))
+        rows.append(_row([one.name, *(percent(score.safe) if score else "\u2013" for score in found)]))
     return _table(["Answer", *names], rows)
 
 
 def _condition_table(board: Board) -> str:
-    rows = [
-        _row([name, who, condition, f"{value:.2f}"])
-        for name, part in board.conditions.items()
-        for who, condition, value in part
-    ]
-    return f"<details><summary>{len(rows)} rows</summary>{_table(['Set', 'Answers of', 'Condition', 'Score'], rows)}</details>"
+    head, *rows = board.condition_rows()
+    return _table(head, [_row(cells) for cells in rows])
 
 
 def _confusion(board: Board, one: ScoredSet) -> str:

@@ -72,7 +72,7 @@ def prepare(options: PrepareOptions, console: Console | None = None) -> None:
     sources = [read_source(one, options.root) for one in sets]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / MANIFEST).unlink(missing_ok=True)  # unfinished from here on
-    broken = _media_faults(options, sources, question, console)
+    broken = _media_faults(options, sources, console)
     fatal = [fault for source in sources for fault in source.faults]
     fatal += (
         []
@@ -118,7 +118,7 @@ def _raise(out: Path, faults: list[str]) -> None:
 
 
 def _media_faults(
-    options: PrepareOptions, sources: Sequence[Source], question: Question, console: Console
+    options: PrepareOptions, sources: Sequence[Source], console: Console
 ) -> dict[str, dict[str, tuple[str, ...]]]:
     """Faults by set and clip: media that are missing, or that do not decode."""
     found = {source.bench_set.name: dict(source.clip_faults) for source in sources}
@@ -133,7 +133,7 @@ def _media_faults(
         keys = [_link(options.out / source.bench_set.name / "media", clip) for source, clip in jobs]
         fresh = [(job, key) for job, key in zip(jobs, keys, strict=True) if journal.get(key) is None]
         pace = Pace("clips decoded", len(jobs), before=len(jobs) - len(fresh), console=console)
-        checked = threads.map(lambda pair: _check_clip(options.out, *pair[0], question), fresh)
+        checked = threads.map(lambda pair: _check_clip(options.out, *pair[0]), fresh)
         for ((source, clip), key), fault in zip(fresh, checked, strict=True):
             if fault:
                 found[source.bench_set.name][clip.name] = (fault,)
@@ -166,7 +166,7 @@ def _same(source: Path, target: Path) -> bool:
     return (a.st_size, a.st_mtime_ns) == (b.st_size, b.st_mtime_ns)
 
 
-def _check_clip(out: Path, source: Source, clip: ClipFiles, question: Question) -> str | None:
+def _check_clip(out: Path, source: Source, clip: ClipFiles) -> str | None:
     """Decode both media as a run will; the fault in a sentence, or None."""
     name = source.bench_set.name
     messages = parse_messages([{"role": "user", "content": "<video><audio>"}], where=clip.name)

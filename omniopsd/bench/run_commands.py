@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omniopsd.bench.run import Llm
+    from omniopsd.bench.run_options import Llm
 
 BENCHMARKS = ("mer-unibench", "mer-mini")
 
@@ -27,16 +27,27 @@ def _add_prepare(parts: Any) -> None:
     command = parts.add_parser("prepare", help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(run=_prepare)
     command.add_argument("benchmark", choices=BENCHMARKS)
-    command.add_argument("--root", required=True, metavar="DIR", help="folder with the sets' official folders")
-    command.add_argument("--out", metavar="DIR", help="folder to write (default data/BENCHMARK, or -val behind it)")
+    command.add_argument(
+        "--root", required=True, metavar="DIR", help="folder with the sets' official folders"
+    )
+    command.add_argument(
+        "--out", metavar="DIR", help="folder to write (default data/BENCHMARK, or -val behind it)"
+    )
     _word_arguments(command)
     _set_names(command)
     command.add_argument(
-        "--split", choices=("test", "val"), default="test", help="val: clips to choose checkpoints on (six sets)"
+        "--split",
+        choices=("test", "val"),
+        default="test",
+        help="val: clips to choose checkpoints on (six sets)",
     )
-    command.add_argument("--question", metavar="FILE", help="YAML with the prompt that the model was trained on")
     command.add_argument(
-        "--allow-broken", action="store_true", help="leave clips without usable media out; they count as wrong"
+        "--question", metavar="FILE", help="YAML with the prompt that the model was trained on"
+    )
+    command.add_argument(
+        "--allow-broken",
+        action="store_true",
+        help="leave clips without usable media out; they count as wrong",
     )
     command.add_argument("--workers", type=_count, metavar="N", help="decoding threads (default: all CPUs)")
 
@@ -47,22 +58,36 @@ def _add_run(parts: Any) -> None:
     command.set_defaults(run=_run)
     command.add_argument("benchmark", choices=BENCHMARKS)
     command.add_argument("--model", required=True, metavar="RUN_OR_MODEL", help="run folder or model folder")
-    command.add_argument("--out", required=True, metavar="DIR", help="folder of the results; goes on where it was")
+    command.add_argument(
+        "--out", required=True, metavar="DIR", help="folder of the results; goes on where it was"
+    )
     command.add_argument("--data", metavar="DIR", help="folder of `bench prepare` (default data/BENCHMARK)")
     _word_arguments(command)
     _set_names(command)
-    command.add_argument("--samples", type=_count, metavar="N", help="only the first N clips of each set (marked)")
-    command.add_argument("--chunk", type=_count, default=32, metavar="N", help="clips of one engine call (default 32)")
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of the run config; repeatable"
+        "--samples", type=_count, metavar="N", help="only the first N clips of each set (marked)"
+    )
+    command.add_argument(
+        "--chunk", type=_count, default=32, metavar="N", help="clips of one engine call (default 32)"
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one key of the run config; repeatable",
     )
     _llm_arguments(command)
 
 
 def _llm_arguments(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("extraction of labels and polarity")
-    group.add_argument("--no-llm", action="store_true", help="fixed rules instead of a language model (marked)")
-    group.add_argument("--llm", metavar="NAME", help="model folder for a local engine, or the endpoint's model name")
+    group.add_argument(
+        "--no-llm", action="store_true", help="fixed rules instead of a language model (marked)"
+    )
+    group.add_argument(
+        "--llm", metavar="NAME", help="model folder for a local engine, or the endpoint's model name"
+    )
     group.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible address, with its /v1")
     key = group.add_mutually_exclusive_group()
     key.add_argument("--api-key-env", metavar="NAME", help="environment variable with the API key")
@@ -70,10 +95,14 @@ def _llm_arguments(command: argparse.ArgumentParser) -> None:
     group.add_argument("--concurrency", type=_count, metavar="N", help="requests out at once (default 8)")
     group.add_argument("--requests-per-minute", type=_count, metavar="N", help="limit of the endpoint")
     group.add_argument(
-        "--prompts", metavar="PATH", help="official release (folder or qwen.py) or a YAML with labels and polarity"
+        "--prompts",
+        metavar="PATH",
+        help="official release (folder or qwen.py) or a YAML with labels and polarity",
     )
     group.add_argument(
-        "--step-a-reads", choices=("whole", "answer"), help="the whole reply (official) or its <answer> (default whole)"
+        "--step-a-reads",
+        choices=("whole", "answer"),
+        help="the whole reply (official) or its <answer> (default whole)",
     )
     group.add_argument(
         "--repetition-penalty",
@@ -85,7 +114,9 @@ def _llm_arguments(command: argparse.ArgumentParser) -> None:
 
 def _word_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--wheel", metavar="DIR", help="the official folder emotion_wheel")
-    command.add_argument("--wheel-version", metavar="NAME", help="affectgpt (default; the same as mer2025) or mer2026")
+    command.add_argument(
+        "--wheel-version", metavar="NAME", help="affectgpt (default; the same as mer2025) or mer2026"
+    )
 
 
 def _set_names(command: argparse.ArgumentParser) -> None:
@@ -114,7 +145,8 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     llm = _llm(options)
-    from omniopsd.bench.run import RunOptions, run
+    from omniopsd.bench.run import run
+    from omniopsd.bench.run_options import RunOptions
 
     run(
         RunOptions(
@@ -149,12 +181,14 @@ def _llm(options: argparse.Namespace) -> Llm | None:
         )
     from dataclasses import replace
 
-    from omniopsd.bench.run import OFFICIAL_SAMPLING, Llm
+    from omniopsd.bench.run_options import OFFICIAL_SAMPLING, Llm
 
     penalty = options.repetition_penalty
     if penalty is not None and not 0 < penalty <= 2:
         raise OptionError(f"--repetition-penalty {penalty:g}: write a number above 0 and up to 2")
-    sampling = OFFICIAL_SAMPLING if penalty is None else replace(OFFICIAL_SAMPLING, repetition_penalty=penalty)
+    sampling = (
+        OFFICIAL_SAMPLING if penalty is None else replace(OFFICIAL_SAMPLING, repetition_penalty=penalty)
+    )
     if options.endpoint is None:
         _refuse(options, endpoint_only, "a local engine has no endpoint")
         return Llm(folder=options.llm, sampling=sampling)

@@ -7,7 +7,7 @@ which one modality alone carries the cue, and the text reader should fail where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from omniopsd.bench.datasets import BenchSet
@@ -31,6 +31,14 @@ class SanityRow:
     scores: Mapping[str, SetScore | None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionRow:
+    """Who answered one set, and the score (percent) in the clips of each condition."""
+
+    who: str
+    percents: Mapping[str, float]
+
+
 def sanity_rows(sets: Sequence[PreparedSet], table: WordTable | None) -> list[SanityRow]:
     """Every row over every set; sets without a word table are left out unless they are sentiment sets."""
     scorable = [one for one in sets if table is not None or one.bench_set.metric == "waf"]
@@ -49,17 +57,23 @@ def sanity_rows(sets: Sequence[PreparedSet], table: WordTable | None) -> list[Sa
     ]
 
 
-def by_condition(scored: ScoredSet, table: WordTable | None) -> Iterator[tuple[str, str, float]]:
-    """(who, condition, percent) for a run's answers and mer-mini's readers; nothing for other benchmarks."""
-    one = scored.prepared
-    for condition in CONDITIONS:
-        part = _only(one, condition)
-        if not part.gold:
-            continue
-        yield "this run", condition, 100 * _own(scored, part, table).safe
-        for modality, text in READERS.items():
-            if (score := _scored(part, _reader(part, modality), table)) is not None:
-                yield text, condition, 100 * score.safe
+def by_condition(scored: ScoredSet, table: WordTable | None) -> list[ConditionRow]:
+    """A run's answers and mer-mini's readers in the clips of each condition; nothing for other benchmarks."""
+    parts = {name: part for name in CONDITIONS if (part := _only(scored.prepared, name)).gold}
+    if not parts:
+        return []
+    rows = [
+        ConditionRow(
+            who="this run",
+            percents={name: 100 * _own(scored, part, table).safe for name, part in parts.items()},
+        )
+    ]
+    for modality, who in READERS.items():
+        found = {name: _scored(part, _reader(part, modality), table) for name, part in parts.items()}
+        rows.append(
+            ConditionRow(who=who, percents={name: 100 * score.safe for name, score in found.items() if score})
+        )
+    return rows
 
 
 def evidence_recall(scored: ScoredSet) -> float | None:
