@@ -70,6 +70,8 @@ class LearnerConfig(BaseModel):
     """AdamW weight decay (the paper is silent)."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
+    decay_steps: int | None = Field(default=None, ge=1)
+    """Step at which a linear fall of the rate from the end of the warm-up ends; unset: constant (the paper is silent)."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradient norm above which gradients are scaled down."""
     freeze: tuple[Literal["vision", "audio"], ...] = ("vision",)

@@ -88,7 +88,7 @@ class LearnerWorker:
         torch.set_num_threads(max(1, int(learner.cpus)))
         thinker = load_thinker(model.path, model.dtype)
         self.tied = bool(thinker.config.tie_word_embeddings)
-        self.head = TeacherHead(thinker.lm_head.weight, teacher.weights, teacher.ema)
+        self.head = TeacherHead(thinker.lm_head.weight, teacher)
         self.thinker = thinker
         self.features = FeatureExtractor(model.path)
         self._publication: Publication | None = None

@@ -74,7 +74,9 @@ def _read(
     if train and test:
         problems += _shared_samples(train, test)
     if test:
-        problems += _without_labels(test)
+        problems += _without_labels("data.test", test, "no answer to them could be right")
+    if train and config.teacher.weights == "gated":
+        problems += _without_labels("data.train", train, "teacher.weights: gated cannot judge their answers")
     return renderer, train, test
 
 
@@ -162,12 +164,12 @@ def _question(sample: Sample) -> tuple[object, ...]:
     return inputs.messages, tuple(str((root / path).resolve()) for path in paths), inputs.audio_in_video
 
 
-def _without_labels(test: Sequence[Sample]) -> Iterator[str]:
-    bare = [sample for sample in test if not sample.labels]
+def _without_labels(key: str, samples: Sequence[Sample], why: str) -> Iterator[str]:
+    bare = [sample for sample in samples if not sample.labels]
     if bare:
         yield (
-            f"data.test: {len(bare)} of {len(test)} samples have no labels (first: {bare[0].where}), so no "
-            "answer to them could be right; add labels, or take them out"
+            f"{key}: {len(bare)} of {len(samples)} samples have no labels (first: {bare[0].where}), so "
+            f"{why}; add labels, or take them out"
         )
 
 

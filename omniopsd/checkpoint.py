@@ -47,6 +47,7 @@ class CheckpointState:
     policy_version: int
     data_cursor: Mapping[str, Any]
     rng: Mapping[str, Any]
+    refresh: Mapping[str, Any]
     config_digest: str
 
 

@@ -61,6 +61,12 @@ def _steps(config: RunConfig) -> Iterator[Finding]:
             f"a warm-up of {learner.warmup_steps} steps leaves none of {run.steps} at learner.lr; "
             "lower it, or raise run.steps",
         )
+    if learner.decay_steps is not None and learner.decay_steps < run.steps:
+        yield (
+            "learner.decay_steps",
+            f"the rate is 0 after {learner.decay_steps} of {run.steps} steps, so the rest would learn nothing; "
+            "write run.steps or more",
+        )
     if run.samples_per_step < learner.ranks:
         yield (
             "run.samples_per_step",
@@ -168,13 +174,49 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
             f"has {{evidence}} {teacher.template.count('{evidence}')} times, so the teacher would not see "
             "the evidence as meant; write it exactly once",
         )
+    windows = 2 if teacher.weights == "gated" else 1
+    if teacher.weights in ("hard", "gated") and teacher.copy_every * windows > config.run.steps:
+        yield (
+            "teacher.copy_every",
+            f"with weights: {teacher.weights} the first copy could come at step {teacher.copy_every * windows}, "
+            f"and the run has {config.run.steps}; lower it, or write weights: frozen",
+        )
     media = re.findall(r"<(?:video|audio|image)>", teacher.template)
     if media:
         yield "teacher.template", f"has {media[0]}: the teacher's media are those of the sample; leave it out"
-    if teacher.gpus > 1:
+    if teacher.scorer == "vllm":
+        yield from _vllm_teacher(config)
+    elif teacher.gpus > 1:
         yield (
             "teacher.gpus",
-            f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas",
+            f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas, or scorer: vllm",
+        )
+
+
+def _vllm_teacher(config: RunConfig) -> Iterator[Finding]:
+    teacher = config.teacher
+    if config.objective.support == "full":
+        yield (
+            "teacher.scorer",
+            "vllm sends log-probs and no hidden rows, so objective.support: full cannot be rebuilt from them; "
+            "write support: topk or sampled, or scorer: transformers",
+        )
+    if teacher.gpus > 0 and teacher.gpus != teacher.tensor_parallel_size:
+        yield (
+            "teacher.gpus",
+            f"{teacher.gpus:g}, but teacher.tensor_parallel_size is {teacher.tensor_parallel_size}; "
+            "write the same number",
+        )
+    if teacher.gpus == 0 and teacher.tensor_parallel_size > 1:
+        yield (
+            "teacher.tensor_parallel_size",
+            f"{teacher.tensor_parallel_size} needs as many GPUs; set teacher.gpus: {teacher.tensor_parallel_size}",
+        )
+    if config.runtime.kind == "inline" and config.rollout.engine == "vllm":
+        yield (
+            "teacher.scorer",
+            "two vLLM engines do not live in the one process of runtime.kind: inline; write kind: ray, "
+            "or scorer: transformers",
         )
 
 

@@ -9,6 +9,13 @@ from omniopsd.config import RunConfig
 Finding = tuple[str, str]
 """A dotted key, and one sentence about it."""
 
+RULE_KEYS = {
+    "ema": ("ema",),
+    "copy_every": ("hard", "gated"),
+    "gate_gain": ("gated",),
+    "gate_length_tail": ("gated",),
+    "trust": ("trust_region",),
+}
 VLLM_KEYS = ("tensor_parallel_size", "memory_fraction", "kv_cache_gib", "enforce_eager")
 
 
@@ -49,8 +56,20 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
                 "no effect: objective.divergence cross_entropy has no teacher; leave it out",
             )
         return
-    if teacher.weights != "ema":
-        yield "teacher.ema", f"no effect with weights: {teacher.weights}; leave it out, or write weights: ema"
+    for name, rules in RULE_KEYS.items():
+        if teacher.weights not in rules:
+            yield (
+                f"teacher.{name}",
+                f"no effect with weights: {teacher.weights}; leave it out, or write weights: {' or '.join(rules)}",
+            )
+    for name in ("tensor_parallel_size", "memory_fraction", "kv_cache_gib"):
+        if teacher.scorer != "vllm":
+            yield (
+                f"teacher.{name}",
+                "no effect with scorer: transformers; leave it out, or write scorer: vllm",
+            )
+    if teacher.scorer == "vllm":
+        yield "teacher.max_pack_tokens", "no effect with scorer: vllm, which batches by itself; leave it out"
     if teacher.privilege == "none":
         for name in ("template", "missing"):
             yield f"teacher.{name}", "no effect with privilege: none; leave it out, or choose a privilege"

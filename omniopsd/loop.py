@@ -21,13 +21,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.runtime import Ref, Runtime
 from learner.group import LearnerGroup, StepResult
 from learner.plan import group_lengths, plan_step
 from learner.worker import GroupInput
+from omniopsd.answers import judge
 from omniopsd.config import RunConfig
 from omniopsd.order import DataOrder
 from omniopsd.progress import StageTimer
@@ -37,6 +39,7 @@ from rollout.evidence import require_same_media
 from rollout.pool import RolloutCall, RolloutPool
 from rollout.types import Prompt, RolloutGroup, SamplingSpec, WeightUpdate
 from teacher.pool import TeacherPool
+from teacher.refresh import TeacherRefresh
 from teacher.types import GroupScore, PrivilegedContext, ScoreRequest
 
 PROBE_TEXT = "A fixed answer that every holder of the weights scores."
@@ -107,11 +110,13 @@ class TrainLoop:
             len(book.samples), per_step=run.samples_per_step, seed=run.seed, shuffle=config.data.shuffle
         )
         self.version = 0
+        self.refresh = TeacherRefresh(config.teacher)
         self._claimed: deque[Claimed] = deque()
         self._probe = (book.prompt(book.samples[0]), book.renderer.encode_response(PROBE_TEXT))
 
-    def resume(self, version: int, teacher_folder: str) -> None:
+    def resume(self, version: int, teacher_folder: str, refresh: Mapping[str, Any]) -> None:
         """Go on after step `version`: the learner has its state back, engines and teachers get theirs."""
+        self.refresh.load(refresh)
         update = self.learner.publish(follow=False)
         self._give_engines(update)
         self.teacher.resume(teacher_folder, update, self.config.weights.timeout_seconds)
@@ -127,6 +132,8 @@ class TrainLoop:
         with timer.stage("learner"):
             result = self._train(claimed, groups, scores)
         with timer.stage("push"):
+            if self.refresh.watches:
+                self._observe(claimed, groups)
             difference = self._push(step)
         seconds = timer.take()
         seconds["step"] = time.perf_counter() - begin
@@ -234,19 +241,27 @@ class TrainLoop:
     # --- 7: push ----------------------------------------------------------------------------------
 
     def _push(self, step: int) -> float | None:
-        update = self._published()
-        receipts = self.teacher.push(update) if update else []
+        follow = self.refresh.due(step)
+        update = self._published(follow)
+        receipts = self.teacher.push(update) if update and follow else []
         self._give_engines(update)
-        if update:
+        if update and receipts:
             self.teacher.confirm(receipts, update, self.config.weights.timeout_seconds)
         self.version = step
         return self._compare(step)
 
-    def _published(self) -> WeightUpdate | None:
+    def _observe(self, claimed: Claimed, groups: dict[str, RolloutGroup]) -> None:
+        rollouts = [rollout for group in groups.values() for rollout in group.rollouts]
+        texts = [self.book.renderer.decode(rollout.response_ids) for rollout in rollouts]
+        labels = [claimed.samples[rollout.sample_id].labels for rollout in rollouts]
+        rewards = [judge(text, own).correct for text, own in zip(texts, labels, strict=True)]
+        self.refresh.observe(rewards, [len(rollout.response_ids) for rollout in rollouts])
+
+    def _published(self, follow: bool) -> WeightUpdate | None:
         """The new weights in shared memory; None when nobody reads them there."""
-        if self.config.weights.transport == "nccl" and not self.teacher.follows:
+        if self.config.weights.transport == "nccl" and not follow:
             return None
-        return self.learner.publish(follow=self.teacher.follows)
+        return self.learner.publish(follow=follow)
 
     def _give_engines(self, update: WeightUpdate | None) -> None:
         if update is None or self.config.weights.transport == "nccl":

@@ -105,7 +105,7 @@ class Run:
                 self.progress.stage("training")
                 self.progress.step(step, recorder.record(loop.step(step, last)))
                 if step % self.config.checkpoint.every == 0 or step == last:
-                    self._save(step, parts)
+                    self._save(step, parts, loop)
                 if every and step % every == 0 and step < last:
                     self._keep_step(step, self._student(parts, f"evaluating step {step}"))
         self._keep("after", self._student(parts, "evaluating the student after training"))
@@ -136,7 +136,7 @@ class Run:
 
     # --- checkpoints ----------------------------------------------------------------------------
 
-    def _save(self, step: int, parts: Parts) -> None:
+    def _save(self, step: int, parts: Parts, loop: TrainLoop) -> None:
         def write(target: Path) -> None:
             for name in (LEARNER, TEACHER):
                 (target / name).mkdir()
@@ -150,6 +150,7 @@ class Run:
             policy_version=step,
             data_cursor={"next_step": step + 1},
             rng={"seed": self.config.run.seed},
+            refresh=loop.refresh.state(),
             config_digest=config_digest(self.config),
         )
         self.store.save(state, write)
@@ -157,7 +158,8 @@ class Run:
     def _take_up(self, checkpoint: Checkpoint, parts: Parts, loop: TrainLoop) -> None:
         self.progress.stage(f"resuming after step {checkpoint.state.step}")
         parts.learner.load(str((checkpoint.path / LEARNER).resolve()))
-        loop.resume(checkpoint.state.step, str((checkpoint.path / TEACHER).resolve()))
+        state, folder = checkpoint.state, checkpoint.path / TEACHER
+        loop.resume(state.step, str(folder.resolve()), state.refresh)
         self.folder.discard_after(checkpoint.state.step)
 
 

@@ -21,12 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learner": {"learner", "teacher", "rollout"} | LEAVES,
     "omniopsd": set(PACKAGES),
 }
-VLLM_FILES = {
-    "rollout/vllm_engine.py",
-    "rollout/vllm_text.py",
-    "rollout/vllm_thinker.py",
-    "rollout/vllm_weights.py",
-}
+VLLM_FILES = {f"rollout/vllm_{noun}.py" for noun in ("engine", "layout", "text", "thinker", "weights")}
 DEEPSPEED_FILES = {"learner/engine.py"}
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers")
 MOST_LINES = 400

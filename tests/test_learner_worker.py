@@ -26,6 +26,8 @@ from teacher.config import TeacherConfig
 from teacher.types import GroupScore
 from tests.learner_scene import Scene, free_address, full_weights, make_scene, worker
 
+pytestmark = pytest.mark.slow
+
 TRAIN = LearnerConfig(lr=1e-3, zero_stage=0, freeze=())
 ALL = [[[0, 1, 2, 3], [4]]]
 
@@ -288,6 +290,14 @@ def test_warm_up_and_clipping(scene: Scene) -> None:
         rates.append(one.engine.learning_rate)
         train(one, scene, [[[0]]])
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
+
+
+def test_the_rate_falls_to_the_end_of_its_decay(scene: Scene) -> None:
+    one = one_rank(scene, TRAIN.model_copy(update={"warmup_steps": 2, "decay_steps": 6}))
+    rates = []
+    for one.engine.steps in range(6):
+        rates.append(one.engine.learning_rate)
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
 
 
 @pytest.mark.parametrize("stage", [0, 3])

@@ -36,13 +36,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
 
 
 def fingerprint(run: RunFolder, step: int) -> dict[str, str]:
-    """Hash of every weight in a checkpoint's model, and of the teacher's average."""
+    """Hash of every weight in a checkpoint's model, and of the teacher's average or copy."""
     found = {
         name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         for name, tensor in read_weights(run.checkpoints_path / f"step_{step:06d}" / "model")
     }
-    average = run.checkpoints_path / f"step_{step:06d}" / "teacher" / "average.safetensors"
-    return found | {"average": hashlib.sha256(average.read_bytes()).hexdigest()}
+    (teacher,) = (run.checkpoints_path / f"step_{step:06d}" / "teacher").glob("*.safetensors")
+    return found | {"teacher": hashlib.sha256(teacher.read_bytes()).hexdigest()}
 
 
 def numbers(run: RunFolder) -> list[list[float]]:
