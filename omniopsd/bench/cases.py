@@ -144,7 +144,9 @@ def same(expected: Any, found: Any, tolerance: float = TOLERANCE) -> bool:
             and all(same(one, other, tolerance) for one, other in zip(expected, found, strict=True))
         )
     numbers = [isinstance(one, int | float) and not isinstance(one, bool) for one in (expected, found)]
-    return abs(expected - found) <= tolerance if all(numbers) else bool(expected == found)
+    if all(numbers):
+        return bool(abs(expected - found) <= tolerance)
+    return not any(numbers) and bool(expected == found)
 
 
 def cases_of(name: str, group: Any, known: Sequence[str], needed: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -103,7 +103,7 @@ def _class_name(bench_set: BenchSet, value: Any) -> str:
             raise LabelsError(f"{value!r} is not one of {classes}")
         return str(value)
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise LabelsError(f"a label must be one of {classes}, found {_kind(value)} {value!r}")
+        raise LabelsError(f"a label must be one of {classes}, found {_shown(value)}")
     if not bench_set.integer_labels:
         raise LabelsError(f"the labels of {bench_set.title} are words ({classes}), found the number {value}")
     if not 0 <= value < len(bench_set.classes):
@@ -115,10 +115,14 @@ def _value(bench_set: BenchSet, value: Any) -> float:
     assert bench_set.label_range is not None
     low, high = bench_set.label_range
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise LabelsError(f"a sentiment value must be a number, found {_kind(value)} {value!r}")
+        raise LabelsError(f"a sentiment value must be a number, found {_shown(value)}")
     if not math.isfinite(value) or not low <= value <= high:
         raise LabelsError(f"{float(value)} is outside of [{low:g}, {high:g}]")
     return float(value)
+
+
+def _shown(value: Any) -> str:
+    return _kind(value) if isinstance(value, np.ndarray) else f"{_kind(value)} {value!r:.40}"
 
 
 def _kind(value: Any) -> str:
@@ -127,9 +131,6 @@ def _kind(value: Any) -> str:
 
 def _raise(where: str, faults: list[str]) -> None:
     if faults:
+        head = "an unusable label" if len(faults) == 1 else f"{len(faults)} unusable labels"
         more = f" (and {len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
-        raise LabelsError(
-            f"{where}: {len(faults)} unusable labels: {'; '.join(faults[:SHOWN])}{more}".replace(
-                ": 1 unusable labels", ": an unusable label"
-            )
-        )
+        raise LabelsError(f"{where}: {head}: {'; '.join(faults[:SHOWN])}{more}")

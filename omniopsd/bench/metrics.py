@@ -160,8 +160,8 @@ def official(value: float) -> float | None:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, 0 where there is nothing to divide by (then nothing is shared either)."""
-    return part / np.maximum(whole, 1)
+    """part / whole, 0 where there is nothing to divide by."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:
