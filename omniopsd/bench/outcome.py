@@ -11,6 +11,7 @@ from rich.console import Console
 
 from omniopsd.bench.board import Board
 from omniopsd.bench.bootstrap import intervals
+from omniopsd.bench.callback import SELECTED_ON_TEST, chosen_on_test
 from omniopsd.bench.confusion import clip_results, confusion
 from omniopsd.bench.page import bench_page
 from omniopsd.bench.predictions import write_predictions
@@ -40,15 +41,17 @@ def make_board(
         sanity=sanity_rows([one.prepared for one in scored.sets], table),
         conditions={one.score.name: by_condition(one, table) for one in scored.sets},
         recalls={one.score.name: found for one in scored.sets if (found := evidence_recall(one)) is not None},
-        marks=list(marks(options, split, scored, facts["extraction"])),
+        marks=list(marks(options, split, scored, facts)),
         facts=facts,
     )
 
 
-def marks(options: RunOptions, split: Split, scored: Scored, extraction: Mapping[str, Any]) -> Iterator[str]:
+def marks(options: RunOptions, split: Split, scored: Scored, facts: Mapping[str, Any]) -> Iterator[str]:
     """Everything that makes a score another one than the official benchmark's, one sentence each."""
     if options.benchmark == "mer-mini":
         yield "mer-mini measures plumbing and the use of evidence: these are not MER-UniBench scores."
+    if chosen_on_test(Path(facts["model"]["loaded"])):
+        yield SELECTED_ON_TEST
     if split == "val":
         yield "Validation clips, not the test sets."
     if options.samples is not None:
@@ -60,7 +63,7 @@ def marks(options: RunOptions, split: Split, scored: Scored, extraction: Mapping
             if one.score.clips != one.score.official_clips:
                 here, official = one.score.clips, one.score.official_clips
                 yield f"{one.bench_set.title} has {here} clips here and {official} officially."
-    yield from _extraction_marks(options, extraction)
+    yield from _extraction_marks(options, facts["extraction"])
     if any(one.score.value != one.score.value for one in scored.sets):
         yield "NaN stands where the official code gives NaN; scores.json has a safe value beside it."
     if scored.mean is None:

@@ -95,11 +95,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_prepared(folder: str | Path, benchmark: str, names: Sequence[str] | None = None) -> Prepared:
-    """Read the sets of some names (None: all). Raises PreparedError, SampleError, UnknownSetError."""
+def read_prepared(folder: str | Path, benchmark: str | None, names: Sequence[str] | None = None) -> Prepared:
+    """Read the sets of some names (None: all); `benchmark` None takes either.
+
+    Raises PreparedError, SampleError, UnknownSetError.
+    """
     folder = Path(folder)
     content = _manifest(folder)
-    if content["benchmark"] != benchmark:
+    if benchmark not in (None, content["benchmark"]):
         raise PreparedError(f"{folder}: holds {content['benchmark']}, not {benchmark}; give the other folder")
     held = content["sets"]
     wanted = list(held) if names is None else [bench_set(name).name for name in names]
