@@ -91,7 +91,8 @@ class Board:
     def score_cells(self) -> dict[str, str]:
         """The run's own row: score by set name, and "mean"."""
         cells = {one.score.name: percent(one.score.value) for one in self.scored.sets}
-        return cells | {"mean": "\u2013" if self.scored.mean is None else f"{self.scored.mean:.2f}"}
+        mean = self.scored.mean
+        return cells | {"mean": percent(None if mean is None else mean / 100)}
 
     def interval_cells(self) -> dict[str, str]:
         """95 % intervals in print, by set name and "mean"."""

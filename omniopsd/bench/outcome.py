@@ -65,7 +65,8 @@ def marks(options: RunOptions, split: Split, scored: Scored, facts: Mapping[str,
                 yield f"{one.bench_set.title} has {here} clips here and {official} officially."
     yield from _extraction_marks(options, facts["extraction"])
     if any(one.score.value != one.score.value for one in scored.sets):
-        yield "NaN stands where the official code gives NaN; scores.json has a safe value beside it."
+        safe = "" if scored.safe_mean is None else f"; the mean of nine is then {scored.safe_mean:.2f}"
+        yield f"NaN stands where the official code gives NaN; scores.json has 0 in its place as safe value{safe}."
     if scored.mean is None:
         yield "Not all nine sets, so there is no mean."
 

@@ -68,7 +68,7 @@ def _header(board: Board) -> str:
     if board.scored.mean is not None:
         low, high = board.intervals["mean"]
         tiles = (
-            f'<div class="tiles"><div class="tile"><b>{board.scored.mean:.2f}</b><span>mean of nine, '
+            f'<div class="tiles"><div class="tile"><b>{board.score_cells()["mean"]}</b><span>mean of nine, '
             f"95 % {100 * low:.1f} to {100 * high:.1f}</span></div></div>"
         )
     marks = "".join(f"<li>{escape(mark)}</li>" for mark in board.marks)
