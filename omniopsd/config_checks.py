@@ -46,6 +46,7 @@ def conflicts(config: RunConfig) -> Iterator[Finding]:
     """Values that do not go together, in the order of the sections."""
     yield from _steps(config)
     yield from _data(config)
+    yield from _bench(config)
     yield from objective_conflicts(config)
     yield from _teacher(config)
     yield from _learner(config)
@@ -96,6 +97,20 @@ def _data(config: RunConfig) -> Iterator[Finding]:
             "rollout.max_new_tokens",
             f"{config.rollout.max_new_tokens} tokens leave no room for a prompt in model.max_context "
             f"{config.model.max_context}; lower it, or raise model.max_context",
+        )
+
+
+def _bench(config: RunConfig) -> Iterator[Finding]:
+    bench, every = config.eval.bench, config.eval.every
+    if bench is None or not bench.select:
+        return
+    if every is None:
+        yield "eval.bench.select", "one score after the last step is nothing to choose from; set eval.every"
+    elif every % config.checkpoint.every:
+        yield (
+            "eval.every",
+            f"{every} is no multiple of checkpoint.every {config.checkpoint.every}, so a measured step may have no "
+            "checkpoint to keep; make it one",
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster.runtime import Runtime, start_runtime
+from omniopsd.bench.callback import BenchCallback, results_lines
 from omniopsd.build import Parts, make_parts
 from omniopsd.check import require_sound
 from omniopsd.checkpoint import Checkpoint, CheckpointState, CheckpointStore
@@ -37,11 +38,14 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     folder = RunFolder(config.run.root, config.run.name)
     book = make_book(config, samples, renderer)
     held_out = held_out_evaluation(config, test, renderer) if test is not None else None
+    bench = None
+    if config.eval.bench is not None:
+        bench = BenchCallback(config, config.eval.bench, folder.path, renderer, samples)
     folder.create(config, resume=resume)
-    if not (resume and is_finished(config, folder)):
+    if not (resume and is_finished(config, folder, bench)):
         runtime = start_runtime(config.runtime)
         try:
-            Run(config, folder, runtime, book, held_out).go(resume)
+            Run(config, folder, runtime, book, held_out, bench).go(resume)
         finally:
             runtime.shutdown()
     build_report(folder)
@@ -49,10 +53,11 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     return folder
 
 
-def is_finished(config: RunConfig, folder: RunFolder) -> bool:
-    """Whether the run has a checkpoint of its last step and, where there is test data, its last answers."""
+def is_finished(config: RunConfig, folder: RunFolder, bench: BenchCallback | None = None) -> bool:
+    """Whether the run has a checkpoint of its last step and, where clips are asked, its last answers."""
     newest = CheckpointStore(folder.checkpoints_path, keep=1).newest_whole()
     answered = config.data.test is None or bool(folder.read_eval().get("after"))
+    answered = answered and (bench is None or str(config.run.steps) in bench.steps())
     return answered and newest is not None and step_of(newest) == config.run.steps
 
 
@@ -66,9 +71,10 @@ class Run:
         runtime: Runtime,
         book: PromptBook,
         held_out: Evaluation | None,
+        bench: BenchCallback | None = None,
     ) -> None:
         self.config, self.folder, self.runtime, self.held_out = config, folder, runtime, held_out
-        self.book = book
+        self.book, self.bench = book, bench
         self.store = CheckpointStore(folder.checkpoints_path, keep=config.checkpoint.keep)
         self.console = Console()
 
@@ -106,16 +112,30 @@ class Run:
                     self._save(step, parts, loop)
                 if every and step % every == 0 and step < last:
                     self._keep_step(step, self._student(parts, f"evaluating step {step}"))
+                if every and step % every == 0 or step == last:
+                    self._measure(step, parts)
         self._keep("after", self._student(parts, "evaluating the student after training"))
 
     # --- evaluation ----------------------------------------------------------------------------
 
     def _before(self, parts: Parts) -> None:
+        if self.bench is not None:
+            self.bench.start_anew()
+        self._measure(0, parts)
         self._keep("before", self._student(parts, "evaluating the student before training"))
         privileged = self.config.eval.teacher and self.config.teacher.privilege != "none"
         if self.held_out and parts.teacher is not None and privileged:
             self.progress.stage("evaluating the privileged teacher")
             self._keep("teacher", self.held_out.teacher(parts.teacher))
+
+    def _measure(self, step: int, parts: Parts) -> None:
+        """The benchmark's clips; the best step's checkpoint stays from now on."""
+        if self.bench is None:
+            return
+        self.progress.stage(f"benchmark at step {step}")
+        result = self.bench.measure(step, self.runtime, parts.rollout)
+        self.progress.note(f"step {step}: benchmark {result['score']:.2f}")
+        self.store.pinned = self.bench.pinned()
 
     def _student(self, parts: Parts, stage: str) -> dict[str, Any] | None:
         if self.held_out is None:
@@ -165,7 +185,17 @@ class Run:
             )
         parts.learner.load(str((checkpoint.path / LEARNER).resolve()))
         loop.resume(state.step, str(folder.resolve()), state.refresh)
-        self.folder.discard_after(checkpoint.state.step)
+        self.folder.discard_after(state.step)
+        if self.bench is None:
+            return
+        self.bench.discard_after(state.step)
+        self.store.pinned = self.bench.pinned()
+        due = (
+            state.step == self.config.run.steps
+            or state.step % (self.config.eval.every or state.step + 1) == 0
+        )
+        if due and str(state.step) not in self.bench.steps():  # killed between checkpoint and scores
+            self._measure(state.step, parts)
 
 
 def _say_end(config: RunConfig, folder: RunFolder) -> None:
@@ -173,6 +203,8 @@ def _say_end(config: RunConfig, folder: RunFolder) -> None:
     results = folder.read_eval()
     if results:
         console.print(results_table(results, config.run.name))
+    for line in results_lines(folder.path):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"run folder: {folder.path}\nreport:     {folder.report_path}", highlight=False, soft_wrap=True
     )
