@@ -215,7 +215,7 @@ def _means(reports: list[StepReport], tokens: int) -> dict[str, float]:
         elif name in ("truncated", "aborted"):
             means[name] = value
         elif not name.startswith("tokens_bin_"):
-            means[name] = value / tokens
+            means[name] = value / max(tokens, 1)
     return means
 
 

@@ -12,14 +12,14 @@ two tokens, and the head is held for all chunks at once by `HeadLoss`, whatever 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from learner.chunked import RowOutcome, chunked_rows
+from learner.chunked import PolicyTerm, RowOutcome, chunked_rows
 from learner.config import LearnerConfig, LoraConfig
 from learner.microbatch import MicroBatch
 from rollout.forward import Thinker, thinker_hidden
@@ -41,14 +41,15 @@ class WeightSource:
 class PolicyModule(nn.Module):
     """The thinker with its loss; frozen towers and adapters as the config says."""
 
-    def __init__(self, thinker: Thinker, config: LearnerConfig) -> None:
+    def __init__(self, thinker: Thinker, config: LearnerConfig, vocab_size: int | None = None) -> None:
+        """`vocab_size`: entries of the tokenizer; rows of the head beyond it are padding (None: none are)."""
         super().__init__()
         names = [name for name, _ in thinker.named_parameters()]
         _choose_trained(thinker, config)
         if config.gradient_checkpointing:
             _checkpoint_layers(thinker)
         self.thinker = thinker
-        self.loss = HeadLoss(thinker.lm_head)
+        self.loss = HeadLoss(thinker.lm_head, vocab_size)
         self.sources = weight_sources(thinker, names)
 
     def forward(self, micro: MicroBatch) -> tuple[Tensor, RowOutcome | None]:
@@ -61,9 +62,10 @@ class PolicyModule(nn.Module):
 class HeadLoss(nn.Module):
     """The chunked loss, as a module of its own: ZeRO-3 holds the head's weight while it runs."""
 
-    def __init__(self, head: nn.Linear) -> None:
+    def __init__(self, head: nn.Linear, vocab_size: int | None) -> None:
         super().__init__()
         self._head = (head,)  # in a tuple: as a submodule it would be hooked twice
+        self.vocab_size = vocab_size
 
     @property
     def weight(self) -> Tensor:
@@ -84,8 +86,16 @@ class HeadLoss(nn.Module):
             micro.objective,
             micro.rollout_logprobs.to(device),
             micro.temperature,
+            vocab_size=self.vocab_size,
+            policy=_on(micro.policy, device),
+            uniforms=None if micro.uniforms is None else micro.uniforms.to(device),
+            lengths=micro.pack.lengths,
         )
         return outcome.loss, outcome
+
+
+def _on(policy: PolicyTerm | None, device: torch.device) -> PolicyTerm | None:
+    return None if policy is None else replace(policy, weights=policy.weights.to(device))
 
 
 def weight_sources(thinker: Thinker, names: Sequence[str]) -> list[WeightSource]:

@@ -11,8 +11,9 @@ import json
 import resource
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from learner.microbatch import MicroBatch, assemble, empty_micro_batch, probe_mi
 from learner.policy import PolicyModule
 from learner.publish import Publication, chunk_cuts
 from learner.statistics import StepSums
-from learner.types import StepPlan, StepReport, TrainGroup
+from learner.types import RolloutSignal, StepPlan, StepReport, TrainGroup
 from rollout.config import ModelConfig
 from rollout.evidence import require_same_media
 from rollout.features import FeatureExtractor, Features
@@ -57,20 +58,21 @@ class ForeignRecord(ValueError):
 class GroupInput:
     """Where the records of one group are; a `Ref` is opened by the rank that trains the group.
 
-    `scores` answers one call to a teacher, with this group's score at `score_index`; None for the
-    cross-entropy objective.
+    `scores` answers one call to a teacher, with this group's score at `score_index`; None for an
+    objective without a teacher. `signals` as in `TrainGroup`.
     """
 
     prompt: Rendered | Ref[Prompt]
     rollouts: RolloutGroup
     scores: Ref[list[GroupScore]] | None = None
     score_index: int = 0
+    signals: tuple[RolloutSignal, ...] = ()
 
     def open(self, timeout: float) -> TrainGroup:
         """Fetch what is remote. Raises RecordError when scores and rollouts have other ids."""
         prompt = self.prompt.get(timeout).rendered if isinstance(self.prompt, Ref) else self.prompt
         score = self.scores.get(timeout)[self.score_index] if self.scores is not None else None
-        return TrainGroup(prompt=prompt, rollouts=self.rollouts, score=score)
+        return TrainGroup(prompt=prompt, rollouts=self.rollouts, score=score, signals=self.signals)
 
 
 class LearnerWorker:
@@ -112,7 +114,7 @@ class LearnerWorker:
             gpu=gpu,
             timeout_seconds=self.learner.timeout_seconds,
         )
-        self.policy = PolicyModule(self.thinker, self.learner)
+        self.policy = PolicyModule(self.thinker, self.learner, self.features.vocab_size)
         self.engine = DeepSpeedEngine(self.policy, self.learner, dtype=self.model.dtype)
         self.head.to(self.engine.device)
         return self.version
@@ -246,14 +248,23 @@ class LearnerWorker:
             raise error
         if not together or prepared is None:
             raise PeerFault(f"step {plan.step}: another rank could not prepare its groups")
-        counts = [micro.trained() for micro in prepared[0]]
-        tokens, sequences = self.engine.total([sum(t for t, _ in counts), sum(s for _, s in counts)])
-        if (tokens, sequences) != (plan.tokens, plan.sequences):
-            raise LearnerFault(
-                f"step {plan.step}: {tokens} tokens in {sequences} responses are to be trained, "
-                f"the plan divides by {plan.tokens} in {plan.sequences}"
-            )
+        self._require_denominators(plan, prepared[0])
         return prepared
+
+    def _require_denominators(self, plan: StepPlan, micros: Sequence[MicroBatch]) -> None:
+        """Raises LearnerFault, on all ranks, when the plan divides by other counts than there are."""
+        pairs = [(micro.trained(), micro.trainable()) for micro in micros]
+        own = [sum(pair[which][at] for pair in pairs) for which in (0, 1) for at in (0, 1)]
+        found = self.engine.total(own)
+        planned = [plan.tokens, plan.sequences, plan.policy_tokens, plan.policy_sequences]
+        checked = (0, 2) if self.objective.reward is None else (0, 2, 4)
+        for start, stop in pairwise(checked):
+            if found[start:stop] != planned[start:stop]:
+                tokens, sequences = found[start:stop]
+                raise LearnerFault(
+                    f"step {plan.step}: {tokens} tokens in {sequences} responses are to be trained, "
+                    f"the plan divides by {planned[start]} in {planned[start + 1]}"
+                )
 
     def _prepare(self, plan: StepPlan, groups: Mapping[int, GroupInput]) -> Prepared:
         uses: dict[str, tuple[MediaUse, ...]] = {}
@@ -298,7 +309,7 @@ class LearnerWorker:
                 )
             require_same_media(expected, score.media_use, station="teacher", sample_id=sample_id)
             self.head.require_same(score.scores)
-        elif self.objective.divergence != "cross_entropy":
+        elif self.objective.has_teacher:
             raise ForeignRecord(
                 f"sample {sample_id}: no score, and {self.objective.divergence} needs a teacher"
             )

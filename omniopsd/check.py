@@ -18,6 +18,8 @@ from omniopsd.config_file import config_yaml
 from omniopsd.order import DataOrder
 from omniopsd.prompts import make_book
 from omniopsd.samples import Sample, read_samples
+from omniopsd.signals import require_labels
+from omniopsd.supervised import require_targets
 from omniopsd.token_budget import TokenBudget
 from rollout.renderer import Renderer, token_counts
 from rollout.thinker import ModelFolderError, read_config
@@ -71,11 +73,15 @@ def _read(
     train = _attempt(problems, read_samples, config.data.train)
     test = _attempt(problems, read_samples, config.data.test) if config.data.test else None
     problems += _installed(config)
+    if train:
+        _attempt(problems, require_labels, config.objective, train)
+    if train and config.objective.divergence == "cross_entropy":
+        _attempt(problems, require_targets, train, config.objective.supervised)
     if train and test:
         problems += _shared_samples(train, test)
     if test:
         problems += _without_labels("data.test", test, "no answer to them could be right")
-    if train and config.teacher.weights == "gated":
+    if train and config.objective.has_teacher and config.teacher.weights == "gated":
         problems += _without_labels("data.train", train, "teacher.weights: gated cannot judge their answers")
     return renderer, train, test
 
@@ -118,7 +124,8 @@ def _sizes(config: RunConfig, text: dict[str, Any], renderer: Renderer) -> Itera
     if config.model.max_context > longest:
         found = config.model.max_context
         yield f"model.max_context: {found} is above the model's {longest} positions; lower it"
-    if config.objective.support == "topk" and config.objective.top_k >= renderer.vocab_size:
+    sizes = config.objective.support.endswith("topk") or config.objective.support == "union"
+    if sizes and config.objective.top_k >= renderer.vocab_size:
         yield (
             f"objective.top_k: {config.objective.top_k} is not below the {renderer.vocab_size} tokens of the "
             "vocabulary; lower it, or write support: full"

@@ -22,7 +22,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.runtime import Ref, Runtime
@@ -35,6 +35,8 @@ from omniopsd.order import DataOrder
 from omniopsd.progress import StageTimer
 from omniopsd.prompts import PromptBook
 from omniopsd.samples import Sample
+from omniopsd.signals import Signals, step_signals
+from omniopsd.supervised import supervised_groups
 from rollout.evidence import require_same_media
 from rollout.pool import RolloutCall, RolloutPool
 from rollout.types import Prompt, RolloutGroup, SamplingSpec, WeightUpdate
@@ -75,7 +77,11 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutcome:
-    """Everything that the recorder needs to know of a finished step."""
+    """Everything that the recorder needs to know of a finished step.
+
+    `sampled` is false where the answers were given (cross_entropy): nobody drew their tokens. `signals`
+    as `step_signals` gives them.
+    """
 
     step: int
     samples: dict[str, Sample]
@@ -88,6 +94,8 @@ class StepOutcome:
     context_tokens: int
     probe_difference: float | None
     seconds: dict[str, float]
+    sampled: bool = True
+    signals: Signals = field(default_factory=dict)
 
 
 class TrainLoop:
@@ -100,9 +108,10 @@ class TrainLoop:
         runtime: Runtime,
         book: PromptBook,
         rollout: RolloutPool,
-        teacher: TeacherPool,
+        teacher: TeacherPool | None,
         learner: LearnerGroup,
     ) -> None:
+        """`teacher` is None for an objective without one."""
         self.config, self.runtime, self.book = config, runtime, book
         self.rollout, self.teacher, self.learner = rollout, teacher, learner
         run = config.run
@@ -119,7 +128,8 @@ class TrainLoop:
         self.refresh.load(refresh)
         update = self.learner.publish(follow=False)
         self._give_engines(update)
-        self.teacher.resume(teacher_folder, update, self.config.weights.timeout_seconds)
+        if self.teacher is not None:
+            self.teacher.resume(teacher_folder, update, self.config.weights.timeout_seconds)
         self.version = version
 
     def step(self, step: int, last: int) -> StepOutcome:
@@ -130,9 +140,10 @@ class TrainLoop:
             claimed = self._next(step, last)
             groups, scores = self._collect(claimed)
         with timer.stage("learner"):
-            result = self._train(claimed, groups, scores)
+            signals = step_signals(self.config.objective, claimed.samples, groups, self.book.renderer)
+            result = self._train(claimed, groups, scores, signals)
         with timer.stage("push"):
-            if self.refresh.watches:
+            if self.teacher is not None and self.refresh.watches:
                 self._observe(claimed, groups)
             difference = self._push(step)
         seconds = timer.take()
@@ -149,6 +160,8 @@ class TrainLoop:
             context_tokens=sum(len(c.rendered.token_ids) for c in claimed.contexts.values()),
             probe_difference=difference,
             seconds=seconds,
+            sampled=bool(claimed.calls),
+            signals=signals,
         )
 
     # --- 1: claim ----------------------------------------------------------------------------
@@ -165,8 +178,10 @@ class TrainLoop:
         samples = {s.sample_id: s for s in (self.book.samples[at] for at in self.order.claim(step))}
         prompts = {sample_id: self.book.prompt(sample) for sample_id, sample in samples.items()}
         refs = {sample_id: self.runtime.put(prompt) for sample_id, prompt in prompts.items()}
-        calls = self.rollout.submit(refs, self._spec(), step)
-        contexts = {sample_id: self.book.context(sample) for sample_id, sample in samples.items()}
+        supervised = self.config.objective.divergence == "cross_entropy"
+        calls = () if supervised else self.rollout.submit(refs, self._spec(), step)
+        scored = samples if self.teacher is not None else {}
+        contexts = {sample_id: self.book.context(sample) for sample_id, sample in scored.items()}
         return Claimed(
             step=step, samples=samples, prompts=prompts, refs=refs, calls=tuple(calls), contexts=contexts
         )
@@ -187,6 +202,8 @@ class TrainLoop:
     def _collect(self, claimed: Claimed) -> tuple[dict[str, RolloutGroup], dict[str, Scored]]:
         groups: dict[str, RolloutGroup] = {}
         scores: dict[str, Scored] = {}
+        if self.config.objective.divergence == "cross_entropy":
+            return self._given(claimed), scores
         pending = list(claimed.calls)
         while pending:
             call = pending.pop(
@@ -195,9 +212,21 @@ class TrainLoop:
             fresh = call.ref.get(self.config.rollout.timeout_seconds)
             self._check(claimed, call.sample_ids, fresh)
             groups |= {group.sample_id: group for group in fresh}
+            if self.teacher is None:
+                continue
             ref = self.teacher.score([_request(claimed.contexts[group.sample_id], group) for group in fresh])
             scores |= {group.sample_id: Scored(ref=ref, index=at) for at, group in enumerate(fresh)}
         return groups, scores
+
+    def _given(self, claimed: Claimed) -> dict[str, RolloutGroup]:
+        return supervised_groups(
+            claimed.step,
+            self.version,
+            claimed.samples,
+            claimed.prompts,
+            self.book.renderer,
+            self.config.objective.supervised,
+        )
 
     def _check(self, claimed: Claimed, asked: Sequence[str], groups: Sequence[RolloutGroup]) -> None:
         given = [group.sample_id for group in groups]
@@ -221,18 +250,38 @@ class TrainLoop:
     # --- 4, 5, 6: train ---------------------------------------------------------------------------
 
     def _train(
-        self, claimed: Claimed, groups: dict[str, RolloutGroup], scores: dict[str, Scored]
+        self,
+        claimed: Claimed,
+        groups: dict[str, RolloutGroup],
+        scores: dict[str, Scored],
+        signals: Signals,
     ) -> StepResult:
         learner, train_truncated = self.config.learner, self.config.objective.train_truncated
         order = list(claimed.samples)
         lengths = [
-            group_lengths(claimed.prompts[s].rendered, groups[s], train_truncated=train_truncated)
+            group_lengths(
+                claimed.prompts[s].rendered,
+                groups[s],
+                train_truncated=train_truncated,
+                signals=signals.get(s, ()),
+            )
             for s in order
         ]
-        plan = plan_step(claimed.step, lengths, learner.ranks, learner.max_pack_tokens, learner.micro_batches)
+        plan = plan_step(
+            claimed.step,
+            lengths,
+            learner.ranks,
+            learner.max_pack_tokens,
+            learner.micro_batches,
+            seed=self.config.run.seed,
+        )
         inputs = {
             at: GroupInput(
-                prompt=claimed.refs[s], rollouts=groups[s], scores=scores[s].ref, score_index=scores[s].index
+                prompt=claimed.refs[s],
+                rollouts=groups[s],
+                scores=scores[s].ref if s in scores else None,
+                score_index=scores[s].index if s in scores else 0,
+                signals=signals.get(s, ()),
             )
             for at, s in enumerate(order)
         }
@@ -241,12 +290,13 @@ class TrainLoop:
     # --- 7: push ----------------------------------------------------------------------------------
 
     def _push(self, step: int) -> float | None:
-        follow = self.refresh.due(step)
+        teacher = self.teacher
+        follow = teacher is not None and self.refresh.due(step)
         update = self._published(follow)
-        receipts = self.teacher.push(update) if update and follow else []
+        receipts = teacher.push(update) if teacher is not None and update and follow else []
         self._give_engines(update)
-        if update and receipts:
-            self.teacher.confirm(receipts, update, self.config.weights.timeout_seconds)
+        if teacher is not None and update and receipts:
+            teacher.confirm(receipts, update, self.config.weights.timeout_seconds)
         self.version = step
         return self._compare(step)
 

@@ -109,13 +109,19 @@ class PromptBook:
 def make_book(
     config: RunConfig, samples: Sequence[Sample], renderer: Renderer, teacher: TeacherConfig | None = None
 ) -> PromptBook:
-    """The book of some samples of a run; `teacher` in place of the run's own."""
+    """The book of some samples of a run; `teacher` in place of the run's own.
+
+    Without a teacher in the objective no evidence is asked for.
+    """
+    teacher = teacher or config.teacher
+    if not config.objective.has_teacher:
+        teacher = teacher.model_copy(update={"privilege": "none"})
     return PromptBook(
         samples,
         renderer,
         model=config.model,
         media=config.data.media,
-        teacher=teacher or config.teacher,
+        teacher=teacher,
         max_new_tokens=config.rollout.max_new_tokens,
         seed=config.run.seed,
     )

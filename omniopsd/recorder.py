@@ -17,6 +17,16 @@ from omniopsd.rollout_log import LoggedRollout, write_rollouts
 from omniopsd.run_folder import RunFolder
 from rollout.types import RolloutGroup
 
+MEANS = (
+    "divergence",
+    "student_entropy",
+    "importance_clipped",
+    "clipped",
+    "clip_removed",
+    "entropy_gate",
+    "ratio_clipped",
+)
+
 
 class Recorder:
     """Writes one step at a time; nothing here changes what is trained."""
@@ -52,19 +62,19 @@ class Recorder:
                 step=outcome.step,
                 dataset=sample.dataset,
                 policy_version=rollout.policy_version,
-                teacher_version=result.teacher_versions[rollout.rollout_id],
+                teacher_version=result.teacher_versions.get(rollout.rollout_id),
                 finish=rollout.finish,
                 prompt_ids=outcome.prompts[group.sample_id].rendered.token_ids,
                 response_ids=rollout.response_ids,
                 rollout_logprobs=rollout.rollout_logprobs,
                 student_logprobs=result.student_logprobs[rollout.rollout_id],
-                teacher_logprobs=result.teacher_logprobs[rollout.rollout_id],
+                teacher_logprobs=result.teacher_logprobs.get(rollout.rollout_id),
                 divergence=result.divergence[rollout.rollout_id],
                 tokens=tuple(renderer.decode_tokens(rollout.response_ids)),
                 text=texts[rollout.rollout_id],
                 labels=sample.labels,
                 correct=judge(texts[rollout.rollout_id], sample.labels).correct if sample.labels else None,
-                privilege=self.config.teacher.privilege,
+                privilege=self.book.evidence.privilege,
                 evidence_id=evidence.source_id if evidence else "",
                 evidence=evidence.text if evidence else None,
                 videos=_absolute(paths.root, paths.videos),
@@ -81,37 +91,58 @@ def step_metrics(outcome: StepOutcome, texts: Mapping[str, str]) -> dict[str, An
     verdicts = [judge(texts[r.rollout_id], outcome.samples[r.sample_id].labels) for r in rollouts]
     result, means, seconds = outcome.result, outcome.result.means, outcome.seconds
     lengths = [len(rollout.response_ids) for rollout in rollouts]
-    versions = set(result.teacher_versions.values())
-    probe = {} if outcome.probe_difference is None else {"probe_difference": outcome.probe_difference}
-    return probe | {
+    speed = {
+        "rollout": sum(lengths) / seconds["rollout"],
+        "learner": (outcome.prompt_tokens + sum(lengths)) / seconds["learner"],
+    }
+    known = _of_teacher(outcome)
+    if known:
+        speed["teacher"] = (outcome.context_tokens + sum(lengths)) / max(result.teacher_seconds, 1e-9)
+    if outcome.sampled and "logprob_gap" in means:
+        known["rollout_learner_difference"] = means["logprob_gap"]
+    if outcome.probe_difference is not None:
+        known["probe_difference"] = outcome.probe_difference
+    known |= _of_rewards(outcome)
+    # a step whose weights were all 0 has means of nothing
+    known |= {name: means[name] for name in MEANS if name in means}
+    return known | {
         "loss": result.loss,
         "grad_norm": result.grad_norm,
-        "divergence": means["divergence"],
-        "teacher_gain": means["teacher_gain"],
-        "student_entropy": means["student_entropy"],
-        "importance_clipped": means["importance_clipped"],
-        "rollout_learner_difference": means["logprob_gap"],
         "divergence_by_position": [means.get(f"divergence_bin_{n}", 0.0) for n in range(POSITION_BINS)],
         "response_length": sum(lengths) / len(lengths),
         "response_length_max": max(lengths),
-        "truncated": means["truncated"],
+        "truncated": means.get("truncated", 0.0),
         "trained_tokens": result.tokens,
         "format_rate": sum(verdict.format_valid for verdict in verdicts) / len(verdicts),
         "accuracy_train": sum(verdict.correct for verdict in verdicts) / len(verdicts),
         "policy_version": result.version,
-        "teacher_version": max(versions),
         "staleness_max": result.version - 1 - min(rollout.policy_version for rollout in rollouts),
         "seconds": seconds | {"teacher": result.teacher_seconds},
-        "tokens_per_second": {
-            "rollout": sum(lengths) / seconds["rollout"],
-            "teacher": (outcome.context_tokens + sum(lengths)) / max(result.teacher_seconds, 1e-9),
-            "learner": (outcome.prompt_tokens + sum(lengths)) / seconds["learner"],
-        },
+        "tokens_per_second": speed,
         "peak_bytes": {
             "driver": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "learner": result.peak_bytes,
         },
     }
+
+
+def _of_teacher(outcome: StepOutcome) -> dict[str, Any]:
+    """What only a step with a teacher has."""
+    versions, means = set(outcome.result.teacher_versions.values()), outcome.result.means
+    if not versions:
+        return {}
+    gain = {"teacher_gain": means["teacher_gain"]} if "teacher_gain" in means else {}
+    return gain | {"teacher_version": max(versions)}
+
+
+def _of_rewards(outcome: StepOutcome) -> dict[str, float]:
+    """Means over the step's rollouts; nothing without a reward term."""
+    signals = [signal for group in outcome.signals.values() for signal in group]
+    rewards = [signal.reward for signal in signals if signal.reward is not None]
+    sizes = [abs(signal.advantage) for signal in signals if signal.advantage is not None]
+    if not rewards:
+        return {}
+    return {"reward": sum(rewards) / len(rewards), "advantage_size": sum(sizes) / len(sizes)}
 
 
 def _absolute(root: str, paths: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,16 +25,8 @@ from omniopsd.run_folder import RunFolder, config_digest, step_of
 LEARNER, TEACHER = "learner", "teacher"
 
 
-class TrainError(ValueError):
-    """A config that states no distillation."""
-
-
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     """Run to `run.steps` and give the run folder; with `resume`, from its newest whole checkpoint."""
-    if config.objective.divergence == "cross_entropy":
-        raise TrainError(
-            "objective.divergence is 'cross_entropy', which has no teacher: use `omniopsd coldstart`, or write a divergence"
-        )
     renderer, samples, test = require_sound(config)
     folder = RunFolder(config.run.root, config.run.name)
     book = make_book(config, samples, renderer)
@@ -114,7 +106,8 @@ class Run:
 
     def _before(self, parts: Parts) -> None:
         self._keep("before", self._student(parts, "evaluating the student before training"))
-        if self.held_out and self.config.eval.teacher and self.config.teacher.privilege != "none":
+        privileged = self.config.eval.teacher and self.config.teacher.privilege != "none"
+        if self.held_out and parts.teacher is not None and privileged:
             self.progress.stage("evaluating the privileged teacher")
             self._keep("teacher", self.held_out.teacher(parts.teacher))
 
@@ -142,7 +135,8 @@ class Run:
                 (target / name).mkdir()
             parts.learner.save_model(str((target / MODEL).resolve()))
             parts.learner.save(str((target / LEARNER).resolve()))
-            parts.teacher.save(str((target / TEACHER).resolve()))
+            if parts.teacher is not None:
+                parts.teacher.save(str((target / TEACHER).resolve()))
 
         self.progress.stage("writing a checkpoint")
         state = CheckpointState(

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from learner.chunked import RowOutcome, chunk_count, chunked_rows
-from learner.config import ObjectiveConfig
-from learner.losses import ObjectiveError, TeacherTargets, importance_weight, log_softmax, token_divergence
+from learner.importance import importance_weight
+from learner.losses import token_divergence
+from learner.objective_config import ObjectiveConfig
+from learner.teacher_targets import ObjectiveError, TeacherTargets, log_softmax
 
 V, D, K = 13, 6, 4
 OBJECTIVES: list[dict[str, object]] = [

@@ -245,7 +245,9 @@ def test_a_key_of_the_preset_is_not_the_users_contradiction(load):
 
 
 def test_an_unknown_preset_names_the_known_ones(load):
-    with pytest.raises(ConfigError, match='run.yaml:9: preset: no preset "papr"; there is paper'):
+    with pytest.raises(
+        ConfigError, match='run.yaml:9: preset: no preset "papr"; there is async, opsd, paper, sdft, sdpo'
+    ):
         load("preset: papr\n")
 
 

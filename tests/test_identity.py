@@ -16,6 +16,8 @@ from teacher.transformers_scorer import TransformersScorer
 from teacher.types import PrivilegedContext, ScoreRequest
 from tests.learner_scene import Scene, free_address, keep_gradients, make_scene, worker
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("text", "video+audio")
 FULL = [("jsd", "full"), ("forward_kl", "full"), ("reverse_kl", "full")]
 
