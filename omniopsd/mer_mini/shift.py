@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,27 +67,17 @@ def mixed_rationales(rows: Sequence[Row], own: float, seed: int) -> list[Row]:
     return changed
 
 
-def label_responses(rows: Sequence[Row]) -> list[Row]:
-    """Rows for supervised training on the label alone: an empty reasoning, then the answer."""
-    return [_supervised(row, "") for row in rows]
-
-
-def rationale_responses(rows: Sequence[Row]) -> list[Row]:
-    """Rows for supervised training on the rationale as reasoning, then the answer."""
-    return [_supervised(row, row["rationale"]) for row in rows]
-
-
-def write_noisy(folder: Path, clips: int, seed: int, looks: Looks, conditions: Sequence[Condition]) -> list[Row]:
-    """The clips of `write_mer_mini` with noise over frames, picture and sound, written below `folder`; their rows.
+def write_noisy(folder: Path, clips: int, seed: int, looks: Looks, wanted: Collection[str]) -> list[Row]:
+    """The `wanted` rows (ids) of `write_mer_mini`, with noise over frames, picture and sound, below `folder`.
 
     Gaussian noise of 40 grey levels and of 0.08 of full scale (the voice has about 0.2).
     """
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     rows = []
     for plan in plan_clips(clips, seed, looks):
-        if plan.condition not in conditions:
-            continue
         name = f"mer-mini-{looks}-{seed}-{plan.index:05d}"
+        if name not in wanted:
+            continue
         clip = noisy(make_clip(plan, seed, looks, 0.0), np.random.default_rng([seed, 6, plan.index]))
         write_media(folder / "clips", name, clip)
         rows.append(sample_row(clip, name, audio_in_video=False))
@@ -114,11 +104,6 @@ def write_rows(path: Path, rows: Sequence[Row]) -> Path:
 def read_rows(path: Path) -> list[Row]:
     """The inverse of `write_rows`."""
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _supervised(row: Row, reasoning: str) -> Row:
-    kept = {key: value for key, value in row.items() if key != "rationale"}
-    return kept | {"response": f"<think>{reasoning}</think><answer>{row['labels'][0]}</answer>"}
 
 
 def _grainy(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
