@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from omniopsd.durable import write_durably
 
 RESUME_MAY_CHANGE = ("run.steps", "run.log_rollouts", "checkpoint.every", "checkpoint.keep")
-RESUME_MAY_CHANGE_BELOW = ("eval.", "runtime.")
+RESUME_MAY_CHANGE_BELOW = ("eval.", "runtime.", "telemetry.", "alarms.")
 RESUME_MAY_CHANGE_ENDING = ("timeout_seconds",)
 
 PACKAGES = (
