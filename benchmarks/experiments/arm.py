@@ -14,16 +14,26 @@ from benchmarks.experiments.answers import Answer, Examiner
 from benchmarks.experiments.data import write_tests, write_train
 from benchmarks.experiments.measures import measure
 from benchmarks.experiments.spec import Experiment
+from omniopsd.alarms import alarms
 from omniopsd.config import RunConfig
 from omniopsd.config_file import load_config
 from omniopsd.demo import STUDENT
 from omniopsd.metrics import read
 from omniopsd.model_source import newest_model
 from omniopsd.run_folder import provenance_now
+from omniopsd.telemetry_config import AlarmsConfig
 from omniopsd.train import train
 
 EXAM_TOKENS = 96
-CURVES = ("loss", "divergence", "teacher_gain", "accuracy_train", "format_rate", "response_length")
+CURVES = (
+    "loss",
+    "divergence",
+    "teacher_gain",
+    "accuracy_train",
+    "format_rate",
+    "response_length",
+    "response_length_p95",
+)
 Examiners = dict[tuple[str, ...], Examiner]
 
 
@@ -43,15 +53,15 @@ class ArmRunner:
         if self.experiment.gap:
             result["teacher_gap"] = self._gap(config)
         model = Path(config.model.path)
-        curves: dict[str, list[float]] = {}
         if spec.train:
-            model, curves = self._train(config)
+            model, rows = self._train(config)
+            result |= {"curves": _curves(rows), "first_alarms": first_alarms(rows, config.alarms)}
         result["train_seconds"] = time.monotonic() - begin
         examiner = self._examiner(config, self.experiment.data_of(arm).media)
         result["tests"] = _record(examiner.answers(model))
         if spec.evidence:
             result["tests_with_evidence"] = _record(examiner.answers(model, evidence=True))
-        result |= {"curves": curves, "seconds": time.monotonic() - begin}
+        result["seconds"] = time.monotonic() - begin
         shutil.rmtree(Path(config.run.root) / config.run.name, ignore_errors=True)
         return result | {"settings": config.model_dump(mode="json"), "provenance": provenance_now()}
 
@@ -73,15 +83,13 @@ class ArmRunner:
         path.write_text(json.dumps(self.experiment.settings(arm, own), indent=1))
         return load_config(path)
 
-    def _train(self, config: RunConfig) -> tuple[Path, dict[str, list[float]]]:
+    def _train(self, config: RunConfig) -> tuple[Path, list[dict[str, Any]]]:
         log = self.root / "logs" / f"{config.run.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(Path(config.run.root) / config.run.name, ignore_errors=True)  # a run that was cut off
         with log.open("w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             folder = train(config)
-        rows = read(folder.metrics_path)
-        curves = {name: [round(row[name], 5) for row in rows if name in row] for name in CURVES}
-        return newest_model(folder.path), {name: values for name, values in curves.items() if values}
+        return newest_model(folder.path), read(folder.metrics_path)
 
     def _gap(self, config: RunConfig) -> dict[str, float]:
         """Accuracy on the training clips with the rationale in the prompt, and without: before any step."""
@@ -95,6 +103,20 @@ class ArmRunner:
             files = write_tests(self.root / "data", self.experiment, media)
             self._examiners[media] = Examiner(config, files, EXAM_TOKENS)
         return self._examiners[media]
+
+
+def first_alarms(rows: list[dict[str, Any]], config: AlarmsConfig) -> dict[str, int]:
+    """The step at which each alarm first held; empty for a run without one."""
+    first: dict[str, int] = {}
+    for at, row in enumerate(rows, start=1):
+        for alarm in alarms(rows[:at], config):
+            first.setdefault(alarm.name, row["step"])
+    return first
+
+
+def _curves(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    found = {name: [round(row[name], 5) for row in rows if name in row] for name in CURVES}
+    return {name: values for name, values in found.items() if values}
 
 
 def _accuracy(answers: list[Answer]) -> float:

@@ -58,6 +58,22 @@ class Arm(BaseModel):
     """Changes of `run`, dotted keys."""
 
 
+class Claim(BaseModel):
+    """What one expects: accuracy of `better` above that of `worse`, pairwise by seed. An arm of another
+    experiment is `name/arm`; with `@evidence` behind it, its answers with the rationale in the prompt."""
+
+    model_config = SECTION
+
+    says: str
+    """The claim in words."""
+    better: str
+    """The arm that should be ahead."""
+    worse: str
+    """The arm that should be behind."""
+    tests: tuple[Test, ...] = ("in-domain",)
+    """Where; each is judged by itself."""
+
+
 class Experiment(BaseModel):
     """Arms x seeds."""
 
@@ -77,6 +93,8 @@ class Experiment(BaseModel):
     """Held-out sets."""
     test_clips: int = Field(default=96, ge=6)
     """Items of each test."""
+    claims: tuple[Claim, ...] = ()
+    """What is judged, with numbers, in docs/evidence.md."""
     gap: bool = False
     """Measure the privileged teacher on the training clips before the first step: the pre-flight gap."""
     run: dict[str, Any]
