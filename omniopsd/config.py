@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.config import RuntimeConfig
 from learner.config import LearnerConfig, ObjectiveConfig
+from omniopsd.telemetry_config import AlarmsConfig, TelemetryConfig
 from rationale_cache.config import RationaleCacheConfig
 from rollout.config import MediaConfig, ModelConfig, RolloutConfig, WeightsConfig
 from teacher.config import TeacherConfig
@@ -126,3 +127,7 @@ class RunConfig(BaseModel):
     """What is kept to resume from."""
     eval: EvalConfig = EvalConfig()
     """The before/after table."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+    """What is measured beside the loss."""
+    alarms: AlarmsConfig = AlarmsConfig()
+    """What of it speaks against going on."""

@@ -53,6 +53,7 @@ def conflicts(config: RunConfig) -> Iterator[Finding]:
     yield from _weights(config)
     yield from _machines(config)
     yield from cache_conflicts(config)
+    yield from _alarms(config)
 
 
 def _steps(config: RunConfig) -> Iterator[Finding]:
@@ -304,3 +305,26 @@ def _roles(config: RunConfig) -> Iterator[tuple[RolloutConfig | TeacherConfig | 
     yield config.learner, config.learner.ranks
     if config.objective.has_teacher and not config.teacher.colocated:
         yield config.teacher, config.teacher.replicas
+
+
+def _alarms(config: RunConfig) -> Iterator[Finding]:
+    gain, telemetry = config.alarms.gain, config.telemetry
+    unmeasured = telemetry.reference_every is None or telemetry.reference_every > config.run.steps
+    if gain.action == "stop" and (unmeasured or not config.objective.has_teacher):
+        yield (
+            "alarms.gain.action",
+            "stop needs reference_gain, which this run never measures; set telemetry.reference_every below "
+            "run.steps with an objective that has a teacher, or write warn",
+        )
+    if telemetry.answer_driven_every is not None and config.teacher.privilege == "none":
+        yield (
+            "telemetry.answer_driven_every",
+            "there is no evidence to be driven by with teacher.privilege: none; leave it out",
+        )
+    if not telemetry.leak_phrases and config.alarms.leak.action == "stop":
+        yield (
+            "telemetry.leak_phrases",
+            "empty, so alarms.leak never stops the run; write phrases, or action: off",
+        )
+    if any(not phrase.strip() for phrase in telemetry.leak_phrases):
+        yield "telemetry.leak_phrases", "an empty phrase is in every answer; take it out"

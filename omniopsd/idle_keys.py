@@ -66,7 +66,17 @@ def _rollout(config: RunConfig) -> Iterator[Finding]:
 
 
 def _program(config: RunConfig) -> Iterator[Finding]:
-    runtime = config.runtime
+    runtime, objective = config.runtime, config.objective
+    for name in ("format", "length", "leak", "spike", "gain"):
+        alarm = getattr(config.alarms, name)
+        for key in set(type(alarm).model_fields) - {"action"} if alarm.action == "off" else ():
+            yield f"alarms.{name}.{key}", "no effect with action: off; leave it out, or write warn or stop"
+    if not objective.has_teacher:
+        for name in ("samples", "reference_every", "plain_every", "answer_driven_every"):
+            yield (
+                f"telemetry.{name}",
+                f"no effect: objective.divergence {objective.divergence} has no teacher; leave it out",
+            )
     if config.data.test is None:
         kept = {"bench"} if config.eval.bench is None else {"bench", "every"}
         for name in sorted(set(type(config.eval).model_fields) - kept):

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster.runtime import Runtime, start_runtime
+from omniopsd.alarms import AlarmStop, Watch
 from omniopsd.bench.callback import BenchCallback, results_lines
 from omniopsd.build import Parts, make_parts
 from omniopsd.check import require_sound
@@ -15,7 +16,7 @@ from omniopsd.checkpoint import Checkpoint, CheckpointState, CheckpointStore
 from omniopsd.config import RunConfig
 from omniopsd.evaluate import Evaluation, held_out_evaluation, results_table
 from omniopsd.loop import TrainLoop
-from omniopsd.metrics import MetricsLog
+from omniopsd.metrics import MetricsLog, read
 from omniopsd.model_source import MODEL
 from omniopsd.progress import TrainProgress
 from omniopsd.prompts import PromptBook, make_book
@@ -24,6 +25,10 @@ from omniopsd.report import build_report
 from omniopsd.run_folder import RunFolder, config_digest, step_of
 
 LEARNER, TEACHER = "learner", "teacher"
+
+
+class ResumeError(ValueError):
+    """A checkpoint that does not belong to the data of now."""
 
 
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
@@ -105,11 +110,16 @@ class Run:
         with MetricsLog(self.folder.metrics_path, self.folder.tensorboard_path) as metrics:
             metrics.truncate_after(first - 1)
             recorder = Recorder(self.config, self.folder, self.book, metrics)
+            watch = Watch(self.config.alarms, read(self.folder.metrics_path))
             for step in range(first, last + 1):
                 self.progress.stage("training")
-                self.progress.step(step, recorder.record(loop.step(step, last)))
-                if step % self.config.checkpoint.every == 0 or step == last:
+                values = recorder.record(loop.step(step, last))
+                self.progress.step(step, values)
+                fatal = watch.see({"step": step, **values}, self.progress.note)
+                if step % self.config.checkpoint.every == 0 or step == last or fatal:
                     self._save(step, parts, loop)
+                if fatal:
+                    raise AlarmStop(f"stopped after step {step} with a checkpoint of it: {fatal}")
                 if every and step % every == 0 and step < last:
                     self._keep_step(step, self._student(parts, f"evaluating step {step}"))
                 if every and step % every == 0 or step == last:
@@ -179,7 +189,7 @@ class Run:
         self.progress.stage(f"resuming after step {checkpoint.state.step}")
         state, folder = checkpoint.state, checkpoint.path / TEACHER
         if state.data_cursor.get("data", self.book.digest) != self.book.digest:
-            raise TrainError(
+            raise ResumeError(
                 f"{checkpoint.path}: the run began with other samples or rationales than data.train and the rationale "
                 "cache give now; restore them, or choose another run.name"
             )
