@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.yaml_file import ConfigError, lay_over, override, parse_document
 from omniopsd.config import RunConfig
 from omniopsd.config_checks import conflicts, contradictions
 from omniopsd.config_docs import TARGET, configuration_markdown
 from omniopsd.config_file import PRESETS, config_keys, config_yaml, load_config
 from omniopsd.idle_keys import idle_keys
-from omniopsd.yaml_file import ConfigError, lay_over, override, parse_document
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIMAL = """run:
