@@ -21,6 +21,7 @@ from omniopsd.prompts import PromptBook, make_book
 from omniopsd.recorder import Recorder
 from omniopsd.report import build_report
 from omniopsd.run_folder import RunFolder, config_digest, step_of
+from omniopsd.stop import Stopped, StopRequest
 
 LEARNER, TEACHER = "learner", "teacher"
 
@@ -43,7 +44,8 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     if not (resume and is_finished(config, folder)):
         runtime = start_runtime(config.runtime)
         try:
-            Run(config, folder, runtime, book, held_out).go(resume)
+            with StopRequest() as stop:
+                Run(config, folder, runtime, book, held_out, stop).go(resume)
         finally:
             runtime.shutdown()
     build_report(folder)
@@ -68,9 +70,10 @@ class Run:
         runtime: Runtime,
         book: PromptBook,
         held_out: Evaluation | None,
+        stop: StopRequest,
     ) -> None:
         self.config, self.folder, self.runtime, self.held_out = config, folder, runtime, held_out
-        self.book = book
+        self.book, self.stop = book, stop
         self.store = CheckpointStore(folder.checkpoints_path, keep=config.checkpoint.keep)
         self.console = Console()
 
@@ -103,9 +106,12 @@ class Run:
             recorder = Recorder(self.config, self.folder, self.book, metrics)
             for step in range(first, last + 1):
                 self.progress.stage("training")
-                self.progress.step(step, recorder.record(loop.step(step, last)))
-                if step % self.config.checkpoint.every == 0 or step == last:
-                    self._save(step, parts, loop)
+                with self.stop.finish_first():
+                    self.progress.step(step, recorder.record(loop.step(step, last)))
+                    if step % self.config.checkpoint.every == 0 or step == last or self.stop.asked:
+                        self._save(step, parts, loop)
+                if self.stop.asked:
+                    raise Stopped(f"stopped after step {step}, which has a checkpoint; go on with --resume")
                 if every and step % every == 0 and step < last:
                     self._keep_step(step, self._student(parts, f"evaluating step {step}"))
         self._keep("after", self._student(parts, "evaluating the student after training"))
