@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shlex
 import subprocess
@@ -67,6 +68,7 @@ class Jobs:
     def __init__(self, address: str, token: str) -> None:
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray").setLevel(logging.WARNING)  # it reports every upload and closed socket
         self._client: Any = JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"})
 
     def submit(self, request: RunRequest) -> str:

@@ -55,12 +55,13 @@ class LocalProvider:
             raise ProviderError(
                 f"the head of {self.config.name} died and workers are left: run `omniopsd-cluster down`, then `up`"
             )
-        # one after the other: two raylets that start at one time in one session take the same socket
-        for node in state.nodes:
-            if node.name not in running:
-                say(f"starting {node.name}")
-                code = _exit_code(self._launch(state, node), START_SECONDS)
-                _require_started(state, node.name, code)
+        missing = [node for node in state.nodes if node.name not in running]
+        say(f"starting {', '.join(node.name for node in missing)}")
+        head = [node for node in missing if node.group == "head"]
+        for nodes in (head, [node for node in missing if node not in head]):
+            started = [(node.name, self._launch(state, node)) for node in nodes]
+            for name, process in started:
+                _require_started(state, name, _exit_code(process, START_SECONDS))
 
     def dry_run(self) -> str:
         """The commands that `up` would run; ports and folder are examples."""
@@ -84,6 +85,7 @@ class LocalProvider:
         environment = node_environment(
             os.environ, self.config.security, self.folder.token_file, state.mark, "exec"
         )
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
         environment |= {"RAY_ADDRESS": state.ray_address, "RAY_API_SERVER_ADDRESS": state.dashboard}
         return subprocess.run(list(command), env=environment, check=False).returncode
 
@@ -171,6 +173,8 @@ def start_command(config: ClusterConfig, state: ClusterState, node: NodeState) -
         "--disable-usage-stats",
         "--include-log-monitor=false",
         f"--num-gpus={part.gpus}",
+        # its own: nodes that share one also share sockets and unpacked packages, and overwrite them
+        f"--temp-dir={state.ray_folder}/{node.address.rpartition('.')[2]}",
     ]  # fmt: skip
     if part.cpus is not None:
         command.append(f"--num-cpus={part.cpus}")
@@ -188,7 +192,6 @@ def start_command(config: ClusterConfig, state: ClusterState, node: NodeState) -
         f"--dashboard-host={host}",
         f"--dashboard-port={port}",
         f"--ray-client-server-port={state.client_port}",
-        f"--temp-dir={state.ray_folder}",
     ]
 
 

@@ -169,6 +169,8 @@ def _role_logs(api: ClusterApi, jobs: Jobs, job: dict[str, Any], role: str, foll
 
     def copy(name: str, actor: str, error: bool) -> None:
         for line in api.actor_log(actor, error=error, follow=follow):
+            if line.startswith((":job_id:", ":actor_name:")):  # Ray's own marks
+                continue
             with lock:
                 print(f"[{name}] {line.rstrip()}", flush=True)
 
