@@ -16,6 +16,7 @@ from typing import Any
 from cluster.runtime import RuntimeFault
 from omniopsd.bench.commands import add_commands as add_bench_commands
 from omniopsd.rationales.commands import add_commands as add_rationale_commands
+from omniopsd.stop import STOPPED, Stopped
 
 USER_ERROR, INTERRUPTED = 2, 130
 # What the engines' libraries print at every start says nothing about the run; set a variable to see it.
@@ -39,6 +40,9 @@ def execute(options: argparse.Namespace) -> int:
         run(options)
     except (ValueError, RuntimeFault) as error:
         return _user_error(error)
+    except Stopped as stopped:
+        print(f"omniopsd: {stopped}", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print("omniopsd: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -68,6 +72,9 @@ def _train(options: argparse.Namespace) -> None:
     from omniopsd.config_file import load_config
 
     config = load_config(options.config, options.set)
+    from omniopsd.workdir import enter_workdir
+
+    enter_workdir(options.workdir, config)
     from omniopsd.train import train
 
     train(config, resume=options.resume)
@@ -133,6 +140,9 @@ def _add_train(commands: Any) -> None:
     command = _command(commands, "train", _train, "run the training that a YAML describes")
     _config_arguments(command)
     command.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
+    command.add_argument(
+        "--workdir", metavar="DIR", help="where relative paths of the YAML start (default: here)"
+    )
 
 
 def _add_check(commands: Any) -> None:

@@ -276,6 +276,8 @@ def _machines(config: RunConfig) -> Iterator[Finding]:
     if runtime.kind == "inline":
         yield from _inline(config)
         return
+    if runtime.colocate == "teacher-learner":
+        yield from _colocated(config)
     if not re.fullmatch(r"local|auto|[^\s:/]+:\d+", runtime.address):
         yield "runtime.address", f'found "{runtime.address}"; write local, auto, or host:port'
     asked = sum(role.cpus * count for role, count in _roles(config))
@@ -283,6 +285,22 @@ def _machines(config: RunConfig) -> Iterator[Finding]:
         yield (
             "runtime.cpus",
             f"{runtime.cpus} CPUs, and the roles ask for {asked:g}; raise it, or lower the cpus of a role",
+        )
+
+
+def _colocated(config: RunConfig) -> Iterator[Finding]:
+    teacher, learner = config.teacher, config.learner
+    if teacher.replicas != learner.ranks:
+        yield (
+            "runtime.colocate",
+            f"teacher-learner pairs each teacher with a rank, but teacher.replicas is {teacher.replicas} and "
+            f"learner.ranks is {learner.ranks}; write the same number",
+        )
+    if learner.gpus == 0 or not 0 < teacher.gpus < 1:
+        yield (
+            "runtime.colocate",
+            f"teacher-learner shares GPUs, but learner.gpus is {learner.gpus} and teacher.gpus is {teacher.gpus:g}; "
+            "write learner.gpus: 1 and a share like teacher.gpus: 0.3",
         )
 
 

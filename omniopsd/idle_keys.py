@@ -88,9 +88,10 @@ def _program(config: RunConfig) -> Iterator[Finding]:
         yield "eval.bench.select_on_test", "no effect without select; leave it out, or write select: true"
     if runtime.kind == "inline":
         yield "runtime.address", "no effect with kind: inline; leave it out, or write kind: ray"
-    if runtime.kind == "inline" or runtime.address != "local":
+        yield "runtime.colocate", "no effect with kind: inline; leave it out, or write kind: ray"
+    if runtime.kind == "inline":  # the same YAML may go to a cluster: --set runtime.address=auto
         for name in ("cpus", "object_store_bytes"):
             yield (
                 f"runtime.{name}",
-                "no effect unless a local Ray is started (kind: ray, address: local); leave it out",
+                "no effect unless a local Ray is started; leave it out, or write kind: ray",
             )

@@ -23,6 +23,7 @@ from omniopsd.prompts import PromptBook, make_book
 from omniopsd.recorder import Recorder
 from omniopsd.report import build_report
 from omniopsd.run_folder import RunFolder, config_digest, step_of
+from omniopsd.stop import Stopped, StopRequest
 
 LEARNER, TEACHER = "learner", "teacher"
 
@@ -50,7 +51,8 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     if not (resume and is_finished(config, folder, bench)):
         runtime = start_runtime(config.runtime)
         try:
-            Run(config, folder, runtime, book, held_out, bench).go(resume)
+            with StopRequest() as stop:
+                Run(config, folder, runtime, book, held_out, bench, stop).go(resume)
         finally:
             runtime.shutdown()
     build_report(folder)
@@ -76,10 +78,11 @@ class Run:
         runtime: Runtime,
         book: PromptBook,
         held_out: Evaluation | None,
-        bench: BenchCallback | None = None,
+        bench: BenchCallback | None,
+        stop: StopRequest,
     ) -> None:
         self.config, self.folder, self.runtime, self.held_out = config, folder, runtime, held_out
-        self.book, self.bench = book, bench
+        self.book, self.bench, self.stop = book, bench, stop
         self.store = CheckpointStore(folder.checkpoints_path, keep=config.checkpoint.keep)
         self.console = Console()
 
@@ -113,18 +116,27 @@ class Run:
             watch = Watch(self.config.alarms, read(self.folder.metrics_path))
             for step in range(first, last + 1):
                 self.progress.stage("training")
-                values = recorder.record(loop.step(step, last))
-                self.progress.step(step, values)
-                fatal = watch.see({"step": step, **values}, self.progress.note)
-                if step % self.config.checkpoint.every == 0 or step == last or fatal:
-                    self._save(step, parts, loop)
-                if fatal:
-                    raise AlarmStop(f"stopped after step {step} with a checkpoint of it: {fatal}")
+                self._step(step, loop, parts, recorder, watch)
                 if every and step % every == 0 and step < last:
                     self._keep_step(step, self._student(parts, f"evaluating step {step}"))
                 if every and step % every == 0 or step == last:
                     self._measure(step, parts)
         self._keep("after", self._student(parts, "evaluating the student after training"))
+
+    def _step(self, step: int, loop: TrainLoop, parts: Parts, recorder: Recorder, watch: Watch) -> None:
+        """One step and, where it is due, its checkpoint. Raises AlarmStop and Stopped, with one written."""
+        config = self.config
+        with self.stop.finish_first():
+            values = recorder.record(loop.step(step, config.run.steps))
+            self.progress.step(step, values)
+            fatal = watch.see({"step": step, **values}, self.progress.note)
+            due = step % config.checkpoint.every == 0 or step == config.run.steps
+            if due or fatal or self.stop.asked:
+                self._save(step, parts, loop)
+        if fatal:
+            raise AlarmStop(f"stopped after step {step} with a checkpoint of it: {fatal}")
+        if self.stop.asked:
+            raise Stopped(f"stopped after step {step}, which has a checkpoint; go on with --resume")
 
     # --- evaluation ----------------------------------------------------------------------------
 
