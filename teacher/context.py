@@ -3,6 +3,8 @@
     none             no evidence: the teacher sees what the student sees
     label            the sample's labels
     rationale        the sample's rationale (the method)
+    redacted         the rationale with `[...]` for every mention of the sample's labels: what its evidence is worth
+                     without the answer
     rationale+label  both
     shuffled         control: the rationales of the data set, dealt out again by a seeded permutation
                      in which no sample keeps its own
@@ -17,6 +19,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rationale_cache.redaction import redact
 from rationale_cache.types import Rationale
 from rollout.messages import Message, TextPart
 from teacher.types import Privilege
@@ -80,7 +83,7 @@ def missing_evidence(rows: Sequence[Privileged], privilege: Privilege) -> list[s
     """Ids of the samples without the evidence that a mode needs."""
     if privilege == "none":
         return []
-    needs_label = privilege in ("label", "rationale+label")
+    needs_label = privilege in ("label", "redacted", "rationale+label")
     needs_rationale = privilege != "label"
     return [
         row.sample_id
@@ -120,7 +123,7 @@ def _text(row: Privileged, privilege: Privilege) -> str:
     assert row.rationale is not None
     if privilege == "rationale+label":
         return f"{row.rationale.text}\n{labels}"
-    return row.rationale.text
+    return redact(row.rationale.text, row.labels) if privilege == "redacted" else row.rationale.text
 
 
 def _sources(rows: Sequence[Privileged], privilege: Privilege, seed: int) -> dict[str, str]:

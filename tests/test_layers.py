@@ -16,6 +16,7 @@ LEAVES = {"cluster.runtime"}
 MAY_IMPORT: dict[str, set[str]] = {
     "cluster": {"cluster"},
     "rationale_cache": {"rationale_cache"},
+    # nothing that builds or answers a student's prompt can reach a rationale
     "rollout": {"rollout"} | LEAVES,
     "teacher": {"teacher", "rollout", "rationale_cache"} | LEAVES,
     "learner": {"learner", "teacher", "rollout"} | LEAVES,
@@ -24,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # What makes a student prompt must not even reach the rationales, through whatever it imports.
 STUDENT_MODULES = ["omniopsd.student_prompts", "omniopsd.samples"]
 PRIVILEGED = ("rationale_cache", "teacher", "omniopsd.rationales", "omniopsd.prompts")
-VLLM_FILES = {f"rollout/vllm_{noun}.py" for noun in ("engine", "layout", "thinker", "weights")}
+VLLM_FILES = {f"rollout/vllm_{noun}.py" for noun in ("engine", "layout", "text", "thinker", "weights")}
 DEEPSPEED_FILES = {"learner/engine.py"}
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers")
 MOST_LINES = 400
@@ -160,5 +161,12 @@ def test_the_rules_catch_what_they_are_for():
     ]
     assert wrong_imports("rollout", ast.parse("from rationale_cache.types import Rationale"))
     assert wrong_imports("teacher", ast.parse("import cluster.ray_runtime")) == ["cluster.ray_runtime"]
+    leak = ast.parse("def f():\n    from rationale_cache.reader import CacheReader")
+    assert (
+        wrong_imports("rollout", leak)
+        == wrong_imports("learner", leak)
+        == ["rationale_cache.reader.CacheReader"]
+    )
+    assert wrong_imports("teacher", leak) == []
     assert wrong_imports("learner", ast.parse("from cluster.runtime import Ref\nimport torch")) == []
     assert remote_calls(ast.parse("x = 1\nactor.run.remote(2)")) == [2]

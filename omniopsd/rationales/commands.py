@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from omniopsd.rationales.making_commands import add_making
 from rationale_cache.types import MODES
 
 CACHE = "cache folder, or a run config with rationale_cache.path"
@@ -26,6 +27,7 @@ def add_commands(commands: Any) -> None:
     _add_verify(verbs)
     _add_diff(verbs)
     _add_compact(verbs)
+    add_making(verbs)
 
 
 def _import(options: argparse.Namespace) -> None:
