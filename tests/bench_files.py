@@ -1,4 +1,4 @@
-"""Files of a benchmark in small: a wheel folder, label files and predictions in the official forms."""
+"""Files of the benchmark in small: a wheel folder, label files and predictions in the official forms."""
 
 from __future__ import annotations
 
