@@ -17,6 +17,7 @@ from learner.config import LearnerConfig
 from omniopsd.config import RunConfig
 from omniopsd.idle_keys import idle_keys
 from omniopsd.objective_checks import Finding, objective_conflicts
+from omniopsd.rationales.checks import cache_conflicts
 from rollout.config import RolloutConfig
 from teacher.config import TeacherConfig
 
@@ -45,11 +46,14 @@ def conflicts(config: RunConfig) -> Iterator[Finding]:
     """Values that do not go together, in the order of the sections."""
     yield from _steps(config)
     yield from _data(config)
+    yield from _bench(config)
     yield from objective_conflicts(config)
     yield from _teacher(config)
     yield from _learner(config)
     yield from _weights(config)
     yield from _machines(config)
+    yield from cache_conflicts(config)
+    yield from _alarms(config)
 
 
 def _steps(config: RunConfig) -> Iterator[Finding]:
@@ -97,6 +101,20 @@ def _data(config: RunConfig) -> Iterator[Finding]:
         )
 
 
+def _bench(config: RunConfig) -> Iterator[Finding]:
+    bench, every = config.eval.bench, config.eval.every
+    if bench is None or not bench.select:
+        return
+    if every is None:
+        yield "eval.bench.select", "one score after the last step is nothing to choose from; set eval.every"
+    elif every % config.checkpoint.every:
+        yield (
+            "eval.every",
+            f"{every} is no multiple of checkpoint.every {config.checkpoint.every}, so a measured step may have no "
+            "checkpoint to keep; make it one",
+        )
+
+
 def _teacher(config: RunConfig) -> Iterator[Finding]:
     teacher = config.teacher
     if teacher.privilege != "none" and teacher.template.count("{evidence}") != 1:
@@ -115,12 +133,39 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
     media = re.findall(r"<(?:video|audio|image)>", teacher.template)
     if media:
         yield "teacher.template", f"has {media[0]}: the teacher's media are those of the sample; leave it out"
-    if teacher.scorer == "vllm":
+    if teacher.colocated:
+        yield from _colocated_teacher(config)
+    elif teacher.scorer == "vllm":
         yield from _vllm_teacher(config)
     elif teacher.gpus > 1:
         yield (
             "teacher.gpus",
             f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas, or scorer: vllm",
+        )
+
+
+def _colocated_teacher(config: RunConfig) -> Iterator[Finding]:
+    if config.learner.lora is None:
+        yield (
+            "teacher.scorer",
+            "colocated scores with the learner's own first weights, which full fine-tuning changes; "
+            "set learner.lora, or write scorer: transformers",
+        )
+    if config.teacher.weights != "frozen":
+        yield (
+            "teacher.weights",
+            f"{config.teacher.weights}, but a colocated teacher is the learner with its adapters off; write frozen",
+        )
+    if config.objective.has_teacher and config.objective.transport != "full":
+        yield (
+            "teacher.scorer",
+            f"colocated has the whole distribution at hand, and objective.support: {config.objective.support} "
+            "keeps a part; write support: full, student_topk or union",
+        )
+    if config.data.test is not None and config.eval.teacher and config.teacher.privilege != "none":
+        yield (
+            "eval.teacher",
+            "a colocated teacher does not write answers; write eval.teacher: false, or scorer: transformers",
         )
 
 
@@ -231,6 +276,8 @@ def _machines(config: RunConfig) -> Iterator[Finding]:
     if runtime.kind == "inline":
         yield from _inline(config)
         return
+    if runtime.colocate == "teacher-learner":
+        yield from _colocated(config)
     if not re.fullmatch(r"local|auto|[^\s:/]+:\d+", runtime.address):
         yield "runtime.address", f'found "{runtime.address}"; write local, auto, or host:port'
     asked = sum(role.cpus * count for role, count in _roles(config))
@@ -238,6 +285,22 @@ def _machines(config: RunConfig) -> Iterator[Finding]:
         yield (
             "runtime.cpus",
             f"{runtime.cpus} CPUs, and the roles ask for {asked:g}; raise it, or lower the cpus of a role",
+        )
+
+
+def _colocated(config: RunConfig) -> Iterator[Finding]:
+    teacher, learner = config.teacher, config.learner
+    if teacher.replicas != learner.ranks:
+        yield (
+            "runtime.colocate",
+            f"teacher-learner pairs each teacher with a rank, but teacher.replicas is {teacher.replicas} and "
+            f"learner.ranks is {learner.ranks}; write the same number",
+        )
+    if learner.gpus == 0 or not 0 < teacher.gpus < 1:
+        yield (
+            "runtime.colocate",
+            f"teacher-learner shares GPUs, but learner.gpus is {learner.gpus} and teacher.gpus is {teacher.gpus:g}; "
+            "write learner.gpus: 1 and a share like teacher.gpus: 0.3",
         )
 
 
@@ -258,5 +321,28 @@ def _inline(config: RunConfig) -> Iterator[Finding]:
 def _roles(config: RunConfig) -> Iterator[tuple[RolloutConfig | TeacherConfig | LearnerConfig, int]]:
     yield config.rollout, config.rollout.replicas
     yield config.learner, config.learner.ranks
-    if config.objective.has_teacher:
+    if config.objective.has_teacher and not config.teacher.colocated:
         yield config.teacher, config.teacher.replicas
+
+
+def _alarms(config: RunConfig) -> Iterator[Finding]:
+    gain, telemetry = config.alarms.gain, config.telemetry
+    unmeasured = telemetry.reference_every is None or telemetry.reference_every > config.run.steps
+    if gain.action == "stop" and (unmeasured or not config.objective.has_teacher):
+        yield (
+            "alarms.gain.action",
+            "stop needs reference_gain, which this run never measures; set telemetry.reference_every below "
+            "run.steps with an objective that has a teacher, or write warn",
+        )
+    if telemetry.answer_driven_every is not None and config.teacher.privilege == "none":
+        yield (
+            "telemetry.answer_driven_every",
+            "there is no evidence to be driven by with teacher.privilege: none; leave it out",
+        )
+    if not telemetry.leak_phrases and config.alarms.leak.action == "stop":
+        yield (
+            "telemetry.leak_phrases",
+            "empty, so alarms.leak never stops the run; write phrases, or action: off",
+        )
+    if any(not phrase.strip() for phrase in telemetry.leak_phrases):
+        yield "telemetry.leak_phrases", "an empty phrase is in every answer; take it out"

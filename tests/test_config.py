@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.yaml_file import ConfigError, lay_over, override, parse_document
 from learner.objective_config import RewardConfig
 from omniopsd.config import RunConfig
 from omniopsd.config_checks import conflicts, contradictions
 from omniopsd.config_docs import TARGET, configuration_markdown
 from omniopsd.config_file import PRESETS, config_keys, config_yaml, load_config
 from omniopsd.idle_keys import idle_keys
-from omniopsd.yaml_file import ConfigError, lay_over, override, parse_document
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIMAL = """run:
@@ -154,8 +154,8 @@ def test_all_problems_at_once_each_with_its_place(load):
         'run.yaml:15: learner.lora.rnk: unknown key; did you mean "rank"?',
         'run.yaml:16: objective.lr: unknown key; did you mean "learner.lr"?',
         "run.yaml:17: eval.metric: unknown key; known here: every, samples, teacher",
-        "run.yaml:18: foo: unknown key; known here: run, model, data, rollout, teacher, objective, learner, "
-        "weights, runtime, checkpoint, eval",
+        "run.yaml:18: foo: unknown key; known here: run, model, data, rationale_cache, rollout, teacher, "
+        "objective, learner, weights, runtime, checkpoint, eval",
         "--set learner.lr: expected a value above 0.0, found -1",
         '--set rollot.x: rollot: unknown key; did you mean "rollout"?',
     ]
@@ -479,7 +479,9 @@ REFUSED = [
     (["runtime.kind=inline", "learner.gpus=1"], "learner.gpus", "runs on the CPU"),
     (["runtime.kind=inline", "runtime.cpus=4"], "runtime.cpus", "no effect"),
     (["runtime.kind=inline", "runtime.address=auto"], "runtime.address", "no effect"),
-    (["runtime.address=auto", "runtime.cpus=4"], "runtime.cpus", "no effect"),
+    (["runtime.kind=inline", "runtime.colocate=teacher-learner"], "runtime.colocate", "no effect"),
+    (["runtime.colocate=teacher-learner"], "runtime.colocate", "shares GPUs, but learner.gpus is 0"),
+    (["runtime.colocate=teacher-learner", "teacher.replicas=2"], "runtime.colocate", "pairs each teacher"),
     (["runtime.address=somewhere"], "runtime.address", "write local, auto, or host:port"),
     (["runtime.cpus=2"], "runtime.cpus", "the roles ask for 3"),
     (["data.test=./train.jsonl"], "data.test", "the same file"),
