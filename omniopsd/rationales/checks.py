@@ -31,12 +31,6 @@ def cache_conflicts(run: RunConfig) -> Iterator[Finding]:
     yield from _request(config)
     yield from _judging(config)
     yield from _misses(config)
-    if run.objective.divergence == "cross_entropy":
-        yield (
-            SECTION,
-            "a cold start reads rationales from the data file, not from a cache; export them into it, or "
-            "leave the section out",
-        )
 
 
 def endpoint_conflicts(config: EndpointConfig, section: str) -> Iterator[Finding]:

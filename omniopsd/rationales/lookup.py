@@ -14,7 +14,6 @@ from rationale_cache.errors import CacheMissing
 from rationale_cache.escape import escape
 from rationale_cache.reader import CacheReader
 from rationale_cache.types import RationaleRecord
-from teacher.types import Privilege
 
 
 class RationaleError(ValueError):
@@ -43,9 +42,11 @@ class Looked:
         return text
 
 
-def needs_rationales(privilege: Privilege) -> bool:
-    """Whether a teacher of this privilege reads rationales at all."""
-    return privilege not in ("none", "label")
+def needs_rationales(config: RunConfig) -> bool:
+    """Whether anything in this run reads rationales: its teacher, or a supervised target."""
+    if config.objective.divergence == "cross_entropy":
+        return config.objective.supervised == "rationale"
+    return config.objective.has_teacher and config.teacher.privilege not in ("none", "label")
 
 
 def run_samples(config: RunConfig, path: str, *, held_out: bool = False) -> tuple[Sample, ...]:
@@ -56,7 +57,7 @@ def run_samples(config: RunConfig, path: str, *, held_out: bool = False) -> tupl
     """
     samples = read_samples(path)
     cache = config.rationale_cache
-    if cache is None or not needs_rationales(config.teacher.privilege):
+    if cache is None or not needs_rationales(config):
         return samples
     if held_out and not config.eval.teacher:
         return samples

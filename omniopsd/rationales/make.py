@@ -52,8 +52,8 @@ def make(config: RunConfig, *, wait: bool = False) -> Tally:
 
 
 def make_missing(config: RunConfig) -> None:
-    """Make what a run lacks before it starts, where its teacher reads rationales at all. Raises MakeError."""
-    if needs_rationales(config.teacher.privilege):
+    """Make what a run lacks before it starts, where it reads rationales at all. Raises MakeError."""
+    if needs_rationales(config):
         make(config, wait=True)
 
 
