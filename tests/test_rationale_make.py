@@ -19,12 +19,14 @@ import pytest
 
 from rationale_cache.config import RationaleCacheConfig
 from rationale_cache.endpoint import Endpoint
+from rationale_cache.errors import CacheFull
 from rationale_cache.keys import key_of, make_request
 from rationale_cache.make import Job, Maker, Tally
 from rationale_cache.payload import Payload
 from rationale_cache.prompt import sampling
 from rationale_cache.reader import CacheReader
 from rationale_cache.types import RationaleRecord
+from rationale_cache.wal import RawReply
 from rationale_cache.writer import CacheWriter
 from tests.model_server import ModelServer, Play, Script, asked_text, completion, evidence
 
@@ -309,6 +311,25 @@ def test_a_budget_is_never_passed_and_a_restart_starts_no_new_one(
     assert spent <= budget.get("max_cost", 1) and tokens <= budget.get("max_tokens", 10**9)
     assert total <= budget.get("max_requests", 10**9)
     assert total >= most * 0.8  # and it is used
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_what_is_committed(tmp_path: Path) -> None:
+    class Full(CacheWriter):
+        def log_reply(self, *replies: RawReply) -> None:
+            if replies[0].sample_id == "s7":
+                raise CacheFull("no space left")
+            super().log_reply(*replies)
+
+    with ModelServer(good) as server:
+        chosen = config(tmp_path, server.url, commit_every=2, max_concurrency=1)
+
+        async def go() -> None:
+            async with Endpoint(chosen) as endpoint:
+                await Maker(chosen, cache, endpoint).run(jobs(chosen, 20))
+
+        with pytest.raises(CacheFull, match="no space left"), Full(tmp_path) as cache:
+            asyncio.run(go())
+    assert 5 <= len(records(tmp_path)) <= 9
 
 
 def test_a_reply_that_was_paid_for_is_judged_and_not_bought_again(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def look_up(
 ) -> Looked:
     """Give every sample the rationale under its key. Raises RationaleError; with `keep` no sample is left out."""
     require_labels(config, samples)
-    samples = _one_source(config, samples)
+    samples = one_source(config, samples)
     records = _records(config, book, samples)
     missing = [sample for sample in samples if sample.rationale is None and sample.sample_id not in records]
     if missing and config.on_miss == "fail":
@@ -103,7 +103,7 @@ def require_labels(config: RationaleCacheConfig, samples: Sequence[Sample]) -> N
         )
 
 
-def _one_source(config: RationaleCacheConfig, samples: Sequence[Sample]) -> list[Sample]:
+def one_source(config: RationaleCacheConfig, samples: Sequence[Sample]) -> list[Sample]:
     """Each sample with one source of its rationale: the data file's is taken away, kept, or refused."""
     both = [sample for sample in samples if sample.rationale is not None]
     if both and config.on_both == "fail":
@@ -122,20 +122,13 @@ def _records(
     """The records that the cache has, by sample id; a cache that is not there yet has none."""
     try:
         with CacheReader(config.path) as cache:
-            keys = {s.sample_id: _key(book, s) for s in samples if s.rationale is None}
+            keys = {s.sample_id: book.key(s) for s in samples if s.rationale is None}
             records = cache.many(set(keys.values()))
     except CacheMissing:
         if config.on_miss == "fail":
             raise
         return {}
     return {sample_id: records[key] for sample_id, key in keys.items() if key in records}
-
-
-def _key(book: RequestBook, sample: Sample) -> str:
-    try:
-        return book.key(sample)
-    except OSError as error:
-        raise RationaleError(f"{sample.where}: a medium cannot be read ({error})") from error
 
 
 def _with(sample: Sample, record: RationaleRecord | None) -> Sample:
