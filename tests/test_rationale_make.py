@@ -243,7 +243,9 @@ def test_every_fault_of_the_way_at_once_loses_no_row(tmp_path: Path) -> None:
     rows = 400
     tally, server = made(tmp_path, script, rows=rows, request_timeout_seconds=3, max_concurrency=16)
     assert tally.made == rows and not tally.failed
-    assert bad > 5 and rows + bad <= len(server.seen) <= 1.1 * rows  # on a busy machine good ones time out too
+    assert (
+        bad > 5 and rows + bad <= len(server.seen) <= 1.1 * rows
+    )  # on a busy machine good ones time out too
 
 
 def test_the_rate_holds_at_the_server(tmp_path: Path) -> None:
@@ -365,7 +367,7 @@ make(chosen, jobs(chosen, int(sys.argv[3])))
 def test_killed_at_random_moments_only_the_missing_rows_are_asked(tmp_path: Path) -> None:
     rows, rng = 2000, random.Random(11)
     with ModelServer(good) as server:
-        for _ in range(4):
+        for _ in range(3):
             before = len(server.seen)
             child = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path), server.url, str(rows)])
             target = before + rng.randint(20, 400)
@@ -378,7 +380,7 @@ def test_killed_at_random_moments_only_the_missing_rows_are_asked(tmp_path: Path
         subprocess.run([sys.executable, "-c", RUN, str(tmp_path), server.url, str(rows)], check=True)
         calls = Counter(asked_text(seen.body) for seen in server.seen)
         assert len(records(tmp_path)) == rows == len(calls)
-        assert sum(calls.values()) <= rows + 4 * 8  # what was out when it was killed, at most
+        assert sum(calls.values()) <= rows + 3 * 8  # what was out when it was killed, at most
         done = len(server.seen)
         subprocess.run([sys.executable, "-c", RUN, str(tmp_path), server.url, str(rows)], check=True)
         assert len(server.seen) == done

@@ -18,7 +18,7 @@ Finding = tuple[str, str]
 
 SECTION = "rationale_cache"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-OWN = {"model", "messages", "stream", "n", "response_format", "max_tokens", "max_completion_tokens"}
+OWN = {"model", "messages", "stream", "n", "response_format", "max_completion_tokens"}
 OWN |= {"temperature", "seed"}
 
 
