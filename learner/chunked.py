@@ -32,6 +32,7 @@ from learner.objective_config import ObjectiveConfig
 from learner.teacher_targets import ObjectiveError, TeacherTargets, log_softmax
 
 T = TypeVar("T")
+OVERLAP_K = 10
 Head = Callable[[Tensor], Tensor]
 
 
@@ -57,6 +58,8 @@ class RowOutcome:
     (over all rows of the head, as the engine samples), `teacher_logprobs` of the targets at the
     objective's (None without a teacher), `teacher_gain` (those less the student's under the same
     softmax, 0 without a teacher), `entropy` of the student at the objective's temperature in nats,
+    `teacher_entropy` likewise and `topk_overlap` (share of the ten likeliest tokens that teacher and student
+    have in common), None where the teacher's distribution is not known,
     `importance` (1 when off), `clipped` (0 or 1, the share of its draws) and `clip_removed` by
     `objective.clip`, `gate` (the entropy gate, 1 when off), `ratio_clipped` (1 where PPO's bound holds).
     """
@@ -67,6 +70,8 @@ class RowOutcome:
     teacher_logprobs: Tensor | None
     teacher_gain: Tensor
     entropy: Tensor
+    teacher_entropy: Tensor | None
+    topk_overlap: Tensor | None
     importance: Tensor
     clipped: Tensor
     clip_removed: Tensor
@@ -173,11 +178,14 @@ class _Rows:
         gate = torch.ones_like(sampled)
         if self.objective.tokens.entropy_gate and lq is not None:
             gate = entropy_gate(entropy(lq), self.objective)
-        seen = (sampled, student_entropy, gate)
+        seen: tuple[Tensor, ...] = (sampled, student_entropy, gate)
         if not self.objective.has_teacher:
             return seen
         theirs = self.teacher.logprobs if lq is None else at_targets(lq, self.targets)
-        return seen if theirs is None else (*seen, theirs, theirs - at_targets(lp, self.targets))
+        if theirs is None:
+            return seen
+        seen = (*seen, theirs, theirs - at_targets(lp, self.targets))
+        return seen if lq is None else (*seen, entropy(lq), topk_overlap(lp, lq))
 
     def _sampled(self, logits: Tensor, lp: Tensor) -> Tensor:
         """Log-probs of the targets under the distribution that the engine sampled: all rows of the head."""
@@ -185,6 +193,13 @@ class _Rows:
         if whole and self.rollout_temperature == self.objective.temperature:
             return at_targets(lp, self.targets)
         return at_targets(log_softmax(logits, self.rollout_temperature), self.targets)
+
+
+def topk_overlap(lp: Tensor, lq: Tensor, k: int = OVERLAP_K) -> Tensor:
+    """Share of the k likeliest tokens that two [N,V] have in common -> [N]."""
+    k = min(k, lp.shape[-1])
+    ours, theirs = lp.topk(k).indices, lq.topk(k).indices
+    return (ours[:, :, None] == theirs[:, None, :]).any(-1).float().mean(-1)
 
 
 def entropy_gate(teacher_entropy: Tensor, objective: ObjectiveConfig) -> Tensor:
@@ -234,6 +249,8 @@ def _outcome(
         teacher_logprobs=theirs[0].float() if theirs else None,
         teacher_gain=theirs[1].float() if theirs else torch.zeros_like(sampled).float(),
         entropy=student_entropy.float(),
+        teacher_entropy=theirs[2].float() if len(theirs) > 2 else None,
+        topk_overlap=theirs[3] if len(theirs) > 2 else None,
         importance=importance.float(),
         clipped=clipped.float(),
         clip_removed=removed.float(),
@@ -271,6 +288,8 @@ def _no_rows(loss: Tensor, weights: Tensor, objective: ObjectiveConfig) -> RowOu
         teacher_logprobs=none if objective.has_teacher else None,
         teacher_gain=none,
         entropy=none,
+        teacher_entropy=None,
+        topk_overlap=None,
         importance=none,
         clipped=none,
         clip_removed=none,

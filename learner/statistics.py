@@ -2,6 +2,7 @@
 
 divergence        the objective's distance, nats
 student_entropy   of the student's full distribution, nats
+teacher_entropy, topk_overlap   where the teacher's full distribution is known (see `learner.chunked`)
 teacher_gain      teacher log-prob - student log-prob of the sampled token (0 without a teacher)
 logprob_gap       |rollout log-prob - student log-prob|: engine and learner must agree
 importance_clipped  tokens whose importance weight reached the cap, or fell out of the gate
@@ -35,6 +36,9 @@ SUMMED = (
 )
 
 
+OF_TEACHER = ("teacher_entropy", "topk_overlap")
+
+
 class StepSums:
     """What one rank has seen so far in one step."""
 
@@ -65,7 +69,7 @@ class StepSums:
         length = len(trained)
         self.tokens += int(trained.sum())
         self.sequences += 1
-        for name in SUMMED:
+        for name in (*SUMMED, *(name for name in OF_TEACHER if name in own)):
             self.sums[name] += float(own[name][trained].sum(dtype=np.float64))
         bins = np.arange(length) * POSITION_BINS // length
         for number in range(POSITION_BINS):
@@ -80,6 +84,10 @@ def _rows(micro: MicroBatch, outcome: RowOutcome) -> dict[str, np.ndarray]:
     teacher = (
         {} if outcome.teacher_logprobs is None else {"teacher_logprobs": _array(outcome.teacher_logprobs)}
     )
+    for name in OF_TEACHER:
+        values = getattr(outcome, name)
+        if values is not None:
+            teacher[name] = _array(values)
     return teacher | {
         "weights": _array(micro.weights),
         "student_logprobs": student,

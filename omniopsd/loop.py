@@ -31,6 +31,7 @@ from learner.group_input import GroupInput
 from learner.plan import group_lengths, plan_step
 from omniopsd.answers import judge
 from omniopsd.config import RunConfig
+from omniopsd.inspection import Inspection, Inspector
 from omniopsd.order import DataOrder
 from omniopsd.progress import StageTimer
 from omniopsd.prompts import PromptBook
@@ -100,6 +101,7 @@ class StepOutcome:
     seconds: dict[str, float]
     sampled: bool = True
     signals: Signals = field(default_factory=dict)
+    inspection: Inspection = field(default_factory=Inspection)
 
 
 class TrainLoop:
@@ -124,6 +126,11 @@ class TrainLoop:
         )
         self.version = 0
         self.refresh = TeacherRefresh(config.teacher)
+        self._inspector = (
+            Inspector(config.telemetry, book, teacher, learner, config.teacher.timeout_seconds)
+            if teacher is not None
+            else None
+        )
         self._claimed: deque[Claimed] = deque()
         self._probe = (book.prompt(book.samples[0]), book.renderer.encode_response(PROBE_TEXT))
 
@@ -145,6 +152,9 @@ class TrainLoop:
             groups, scores = self._collect(claimed)
         with timer.stage("learner"):
             signals = step_signals(self.config.objective, claimed.samples, groups, self.book.renderer)
+        with timer.stage("telemetry"):
+            inspection = self._inspect(claimed, groups)
+        with timer.stage("learner"):
             result = self._train(claimed, groups, scores, signals)
         with timer.stage("push"):
             if self.teacher is not None and self.refresh.watches:
@@ -166,6 +176,7 @@ class TrainLoop:
             seconds=seconds,
             sampled=bool(claimed.calls),
             signals=signals,
+            inspection=inspection,
         )
 
     # --- 1: claim ----------------------------------------------------------------------------
@@ -313,6 +324,12 @@ class TrainLoop:
         if self.config.objective.contrast is not None:
             contexts.append(self.book.second_context(claimed.samples[sample_id]))
         return tuple(self.runtime.put(context) for context in contexts)
+
+    def _inspect(self, claimed: Claimed, groups: dict[str, RolloutGroup]) -> Inspection:
+        """Extra scores of this step, by teachers that have not seen its update."""
+        if self._inspector is None:
+            return Inspection()
+        return self._inspector.look(claimed.step, claimed.samples, claimed.prompts, groups)
 
     # --- 7: push ----------------------------------------------------------------------------------
 

@@ -106,14 +106,33 @@ class PromptBook:
             evidence_id=evidence.source_id if evidence else "",
         )
 
+    def variant(
+        self, sample: Sample, *, evidence_of: Sample | None, media_of: Sample | None = None
+    ) -> PrivilegedContext:
+        """A context for measurements alone: the evidence of another sample, or none, and the media of another.
+
+        Raises ContextTooLong.
+        """
+        evidence = self.evidence.of(evidence_of.sample_id) if evidence_of else None
+        messages = privileged_messages(sample.inputs.messages, evidence, self.template)
+        return PrivilegedContext(
+            sample_id=sample.sample_id,
+            rendered=self._render(sample, messages, "a measurement's context", media_of),
+            privilege=self.evidence.privilege if evidence else "none",
+            evidence_id=evidence.source_id if evidence else "",
+        )
+
     def with_evidence(self, sample: Sample, text: str) -> Rendered:
         """The messages with a given text of evidence: what a cold start learns to read."""
         evidence = Evidence(text=text, source_id=sample.sample_id, rationale_key="")
         messages = privileged_messages(sample.inputs.messages, evidence, self.template)
         return self._render(sample, messages, "the context")
 
-    def _render(self, sample: Sample, messages: Sequence[Message], what: str) -> Rendered:
-        return self._student.render(sample.inputs, messages, sample.where, what)
+    def _render(
+        self, sample: Sample, messages: Sequence[Message], what: str, media_of: Sample | None = None
+    ) -> Rendered:
+        inputs = media_of.inputs if media_of else None
+        return self._student.render(sample.inputs, messages, sample.where, what, media_of=inputs)
 
 
 def make_book(

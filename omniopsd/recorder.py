@@ -9,17 +9,23 @@ from typing import Any
 
 from learner.statistics import POSITION_BINS
 from omniopsd.answers import judge
+from omniopsd.breakdown import SeenRollout, breakdown, leak_rate, length_tail
 from omniopsd.config import RunConfig
+from omniopsd.inspection import inspection_metrics
 from omniopsd.loop import StepOutcome
 from omniopsd.metrics import MetricsLog
 from omniopsd.prompts import PromptBook
 from omniopsd.rollout_log import LoggedRollout, write_rollouts
 from omniopsd.run_folder import RunFolder
-from rollout.types import RolloutGroup
+from omniopsd.signals import answer_start
+from rollout.messages import media_kinds
+from rollout.types import Rollout, RolloutGroup
 
 MEANS = (
     "divergence",
     "student_entropy",
+    "teacher_entropy",
+    "topk_overlap",
     "importance_clipped",
     "clipped",
     "clip_removed",
@@ -41,13 +47,32 @@ class Recorder:
             for group in outcome.groups
             for rollout in group.rollouts
         }
-        values = step_metrics(outcome, texts)
+        values = step_metrics(outcome, texts) | self._telemetry(outcome, texts)
         self.metrics.append(outcome.step, values)
         kept = outcome.groups[: self.config.run.log_rollouts]
         if kept:
             logged = [entry for group in kept for entry in self._logged(outcome, group, texts)]
             write_rollouts(self.folder.rollout_path(outcome.step), logged)
         return values
+
+    def _telemetry(self, outcome: StepOutcome, texts: Mapping[str, str]) -> dict[str, Any]:
+        """What docs/telemetry.md names: parts of the step, tails, leaks, and the measurements that were due."""
+        renderer, result = self.book.renderer, outcome.result
+        starts = {
+            rollout.rollout_id: answer_start(rollout.response_ids, renderer)
+            for group in outcome.groups
+            for rollout in group.rollouts
+        }
+        seen = [
+            seen_rollout(outcome, rollout, texts[rollout.rollout_id], starts[rollout.rollout_id])
+            for group in outcome.groups
+            for rollout in group.rollouts
+        ]
+        tails = {
+            "response_length_p95": length_tail(seen),
+            "leak_rate": leak_rate(seen, self.config.telemetry.leak_phrases),
+        }
+        return breakdown(seen) | tails | inspection_metrics(outcome.inspection, result, starts)
 
     def _logged(
         self, outcome: StepOutcome, group: RolloutGroup, texts: Mapping[str, str]
@@ -84,6 +109,23 @@ class Recorder:
             )
             for rollout in group.rollouts
         ]
+
+
+def seen_rollout(outcome: StepOutcome, rollout: Rollout, text: str, start: int) -> SeenRollout:
+    """One rollout of a finished step, for the breakdown."""
+    sample, result = outcome.samples[rollout.sample_id], outcome.result
+    verdict, name = judge(text, sample.labels), rollout.rollout_id
+    teacher = result.teacher_logprobs.get(name)
+    return SeenRollout(
+        dataset=sample.dataset,
+        modalities="+".join(dict.fromkeys([*media_kinds(sample.inputs.messages), "text"])),
+        format_valid=verdict.format_valid,
+        correct=verdict.correct if sample.labels else None,
+        answer_start=start,
+        divergence=result.divergence[name],
+        gain=None if teacher is None else teacher - result.student_logprobs[name],
+        text=text,
+    )
 
 
 def step_metrics(outcome: StepOutcome, texts: Mapping[str, str]) -> dict[str, Any]:

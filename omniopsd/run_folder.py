@@ -37,7 +37,14 @@ RESUME_MAY_CHANGE += tuple(
                  "tokens_per_minute", "deadline_seconds", "give_up_seconds", "backoff_seconds", "max_attempts",
                  "breaker_failures", "commit_every", "on_model_change", "on_no_gain")
 )  # fmt: skip
-RESUME_MAY_CHANGE_BELOW = ("eval.", "runtime.", "rationale_cache.budget.", "rationale_cache.prices.")
+RESUME_MAY_CHANGE_BELOW = (
+    "eval.",
+    "runtime.",
+    "telemetry.",
+    "alarms.",
+    "rationale_cache.budget.",
+    "rationale_cache.prices.",
+)
 RESUME_MAY_CHANGE_ENDING = ("timeout_seconds",)
 
 PACKAGES = (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.yaml_file import read_document
 from omniopsd.samples import Sample, read_samples
-from omniopsd.yaml_file import read_document
 from rationale_cache.errors import CacheError
 
 
