@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from learner.divergences import entropy
 from learner.importance import block_weight, gated_weight, importance_weight, ratio
-from learner.losses import at_targets, teacher_logprobs, token_loss
+from learner.losses import at_targets, contrast_target, teacher_logprobs, token_loss
 from learner.objective_config import ObjectiveConfig
 from learner.teacher_targets import ObjectiveError, TeacherTargets, log_softmax
 
@@ -164,6 +164,7 @@ class _Rows:
         lp = log_softmax(logits, self.objective.temperature, self.vocab_size)
         lq = teacher_logprobs(self.objective, self.teacher, self.vocab_size)
         seen = self._look(logits, lp, lq) if self.seen is None else self.seen
+        lq = contrast_target(self.objective, lp, lq, self.teacher, self.vocab_size)
         own = self._sampled(logits, lp) if self.policy else lp.new_zeros(len(lp))
         del logits  # each [n,V] array that lives until the divergence adds to the peak
         loss, *facts = token_loss(self.objective, lp, lq, self.teacher, self.targets, self.uniforms)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from learner.clipping import Clipped, bregman, clip_advantage, clip_entries, clip_tokens, entries
+from learner.contrast import contrasted
 from learner.divergences import entropy, entropy_switched, forward_kl, jsd, power, reverse_kl, topk_reverse_kl
 from learner.estimators import draw_tokens, log_ratio, power_ratio, surrogate
 from learner.objective_config import ObjectiveConfig
@@ -60,6 +61,7 @@ def token_divergence(
     cut = None if objective.divergence == "cross_entropy" else vocab_size
     lp = log_softmax(student_logits, objective.temperature, cut)
     lq = teacher_logprobs(objective, teacher, vocab_size)
+    lq = contrast_target(objective, lp, lq, teacher, vocab_size)
     return token_loss(objective, lp, lq, teacher, targets, uniforms).loss
 
 
@@ -81,6 +83,22 @@ def teacher_logprobs(
     return None
 
 
+def contrast_target(
+    objective: ObjectiveConfig,
+    lp: Tensor,
+    lq: Tensor | None,
+    teacher: TeacherTargets,
+    vocab_size: int | None = None,
+) -> Tensor | None:
+    """What the divergence matches: `lq` itself [N,V], or with `objective.contrast` what the two contexts make."""
+    if objective.contrast is None:
+        return lq
+    hidden = _need(teacher.contrast_hidden, objective, "hidden rows under the second context")
+    weight = _need(teacher.head_weight, objective, "hidden and head_weight")
+    lo = log_softmax(teacher_logits(hidden, weight[:vocab_size]), objective.temperature, vocab_size)
+    return contrasted(objective.contrast, lp, _need(lq, objective, "hidden and head_weight"), lo)
+
+
 def token_loss(
     objective: ObjectiveConfig,
     lp: Tensor,
@@ -89,7 +107,7 @@ def token_loss(
     targets: Tensor,
     uniforms: Tensor | None = None,
 ) -> TokenLoss:
-    """The loss from log-probs: lp [N,V], lq [N,V] or None as `teacher_logprobs` gives it.
+    """The loss from log-probs: lp [N,V], lq [N,V] or None as `contrast_target` gives it.
 
     `uniforms` [N,m] in [0,1) are the random numbers of `draws`.
     """

@@ -25,6 +25,8 @@ from rollout.types import Rendered, Rollout
 from teacher.transformers_scorer import hidden_from_wire
 from teacher.types import TeacherScore
 
+NO_MEDIA = Features(vision=(), audio=(), videos=(), images=(), media_use=())
+
 
 class MissingAdvantage(ValueError):
     """A reward term whose rollouts came without their advantages."""
@@ -35,12 +37,21 @@ class MixedTemperatures(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TeacherPass:
+    """A forward pass of a colocated teacher: the same responses, behind its contexts."""
+
+    pack: Pack
+    features: tuple[Features, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MicroBatch:
     """One cell; `weights` and `rollout_logprobs` are float32 [N] over the pack's response rows.
 
     `weights` hold the step's one denominator, 0 for rows that are not trained; `policy` those of the
     reward term, if there is one; `uniforms` float32 [N,m] the random numbers of local draws. `rollouts`
-    in the order of `pack.lengths`. An empty cell has `empty` set, and its rows count for nothing.
+    in the order of `pack.lengths`. `passes` are those of a colocated teacher, whose `teacher` is empty.
+    An empty cell has `empty` set, and its rows count for nothing.
     """
 
     pack: Pack
@@ -53,6 +64,7 @@ class MicroBatch:
     temperature: float
     policy: PolicyTerm | None = None
     uniforms: Tensor | None = None
+    passes: tuple[TeacherPass, ...] = ()
     empty: bool = False
 
     def trainable(self) -> tuple[int, int]:
@@ -71,47 +83,76 @@ def assemble(
     thinker: Thinker,
     groups: Sequence[TrainGroup],
     features: Sequence[Features],
+    passes: Sequence[tuple[Features, ...]] = (),
     *,
     plan: StepPlan,
     objective: ObjectiveConfig,
     head: Tensor,
     packed: bool,
 ) -> MicroBatch:
-    """The micro-batch of one cell that has groups. `head` [V,D] is the teacher's."""
+    """The micro-batch of one cell that has groups.
+
+    `head` [V,D] is the teacher's; `passes` the tower inputs of each group's contexts, for a colocated one.
+    """
     rollouts = tuple(rollout for group in groups for rollout in group.rollouts.rollouts)
     temperatures = {rollout.temperature for rollout in rollouts}
     if len(temperatures) > 1:
         raise MixedTemperatures(
             f"step {plan.step}: rollouts at temperatures {sorted(temperatures)} in one cell"
         )
-    pack = pack_groups(
-        [
-            branches(thinker, group.prompt, media, [r.response_ids for r in group.rollouts.rollouts])
-            for group, media in zip(groups, features, strict=True)
-        ],
-        packed=packed,
-    )
+    prompts = [group.prompt for group in groups]
     return MicroBatch(
-        pack=pack,
+        pack=_packed(thinker, groups, prompts, features, packed),
         features=tuple(features),
         rollouts=rollouts,
-        teacher=_targets([s for g in groups if g.score for s in g.score.scores], objective, head),
+        teacher=_targets(
+            [s for g in groups if g.score for s in g.score.scores],
+            [s for g in groups if g.contrast for s in g.contrast.scores],
+            objective,
+            head,
+        ),
         objective=objective,
         weights=torch.from_numpy(np.concatenate([_weights(group, plan, objective) for group in groups])),
         rollout_logprobs=_cat([rollout.rollout_logprobs for rollout in rollouts]),
         temperature=temperatures.pop(),
         policy=_policy(groups, plan, objective),
         uniforms=_uniforms(rollouts, plan.seed, objective.draws) if objective.draws else None,
+        passes=tuple(
+            TeacherPass(
+                pack=_packed(thinker, groups, [g.contexts[number] for g in groups], media, packed),
+                features=media,
+            )
+            for number, media in enumerate(zip(*passes, strict=True))
+        ),
     )
 
 
-def empty_micro_batch(objective: ObjectiveConfig) -> MicroBatch:
-    """What a rank runs when it has nothing to train: one prompt token and one response token."""
+def _packed(
+    thinker: Thinker,
+    groups: Sequence[TrainGroup],
+    prompts: Sequence[Rendered],
+    features: Sequence[Features],
+    packed: bool,
+) -> Pack:
+    """The groups' responses behind their prompts (or contexts): the same rows in the same order for both."""
+    return pack_groups(
+        [
+            branches(thinker, prompt, media, [r.response_ids for r in group.rollouts.rollouts])
+            for group, prompt, media in zip(groups, prompts, features, strict=True)
+        ],
+        packed=packed,
+    )
+
+
+def empty_micro_batch(objective: ObjectiveConfig, passes: int = 0) -> MicroBatch:
+    """What a rank runs when it has nothing to train: one prompt token and one response token, in every pass."""
     one = np.zeros(1, np.int64)
     prompt = Branches(prefix_ids=one, positions=np.zeros((3, 1), np.int64), responses=(one,))
+    pack = pack_groups([prompt])
     return MicroBatch(
-        pack=pack_groups([prompt]),
-        features=(Features(vision=(), audio=(), videos=(), images=(), media_use=()),),
+        pack=pack,
+        features=(NO_MEDIA,),
+        passes=(TeacherPass(pack=pack, features=(NO_MEDIA,)),) * passes,
         rollouts=(),
         teacher=TeacherTargets(),
         objective=objective,
@@ -139,14 +180,23 @@ def probe_micro_batch(
     )
 
 
-def _targets(scores: Sequence[TeacherScore], objective: ObjectiveConfig, head: Tensor) -> TeacherTargets:
-    if not objective.has_teacher:
+def _targets(
+    scores: Sequence[TeacherScore],
+    contrast: Sequence[TeacherScore],
+    objective: ObjectiveConfig,
+    head: Tensor,
+) -> TeacherTargets:
+    if not scores:
         return TeacherTargets()
     device = head.device
     logprobs = _cat([score.logprobs for score in scores]).to(device)
     if objective.transport == "full":
-        hidden = torch.cat([hidden_from_wire(score.hidden) for score in scores if score.hidden is not None])
-        return TeacherTargets(hidden=hidden.to(device), head_weight=head, logprobs=logprobs)
+        return TeacherTargets(
+            hidden=_hidden(scores).to(device),
+            head_weight=head,
+            contrast_hidden=_hidden(contrast).to(device) if contrast else None,
+            logprobs=logprobs,
+        )
     if objective.transport == "topk":
         return TeacherTargets(
             topk_ids=_cat([score.topk_ids for score in scores]).to(device),
@@ -154,6 +204,10 @@ def _targets(scores: Sequence[TeacherScore], objective: ObjectiveConfig, head: T
             logprobs=logprobs,
         )
     return TeacherTargets(logprobs=logprobs)
+
+
+def _hidden(scores: Sequence[TeacherScore]) -> Tensor:
+    return torch.cat([hidden_from_wire(score.hidden) for score in scores if score.hidden is not None])
 
 
 def _weights(group: TrainGroup, plan: StepPlan, objective: ObjectiveConfig) -> np.ndarray:

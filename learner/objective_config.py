@@ -79,6 +79,29 @@ class RewardConfig(BaseModel):
     """PPO's epsilon: min(r A, clip(r, 1-eps, 1+eps) A) with r = p_student / p_rollout; unset: no ratio."""
 
 
+class ContrastConfig(BaseModel):
+    """A target made of two teacher forwards: under the run's privilege, and under a second context.
+
+    With q the privileged teacher, o the same weights under the second context, and p the student, detached.
+    """
+
+    model_config = SECTION
+
+    kind: Literal["anchored", "reference_only", "wrong_rationale"]
+    """`anchored`: o sees a part of the privilege, target ~ o (q/o)^lam (AR-OPD, arXiv 2606.10385).
+    `reference_only`: o sees the evidence without media and question, and what that alone predicts is taken away,
+    target ~ p (q/o)^(1/b) (arXiv 2607.02234). `wrong_rationale`: o sees another row's rationale, the same target
+    (after RLCSD, arXiv 2606.11709)."""
+    partial: Literal["none", "label"] = "none"
+    """The second context of `anchored`: what the student sees, or the label as well."""
+    lam: float = Field(default=0.5, gt=0, le=4)
+    """`anchored`: 1 is the privileged teacher, below 1 stays nearer to o, above 1 goes beyond q."""
+    b: float = Field(default=1.0, gt=0)
+    """The other two: what the log-ratio is divided by."""
+    bound: float = Field(default=10.0, gt=0)
+    """The other two: the log-ratio is kept in +-bound nats by bound x tanh(ratio / bound)."""
+
+
 class ObjectiveConfig(BaseModel):
     """The token loss; the defaults are the paper's (section 3.2: JSD 0.5, full vocabulary, tau 1)."""
 
@@ -99,6 +122,8 @@ class ObjectiveConfig(BaseModel):
     """The distribution to match: the teacher's q, or one between student and teacher (see `target_weight`)."""
     target_weight: float = Field(default=0.5, gt=0, lt=1)
     """g: `skewed` is the normalised p^(1-g) q^g, `proximal` is (1-g) p + g q; p is detached."""
+    contrast: ContrastConfig | None = None
+    """A second teacher forward that corrects the target; unset: none. Needs the teacher's full distribution."""
     support: Literal["full", "topk", "student_topk", "union", "sampled"] = "full"
     """Over the whole vocabulary, the teacher's top k, the student's, both, or the sampled token alone."""
     top_k: int = Field(default=100, ge=1)

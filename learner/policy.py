@@ -11,7 +11,8 @@ two tokens, and the head is held for all chunks at once by `HeadLoss`, whatever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,8 @@ from torch.nn.functional import linear
 
 from learner.chunked import PolicyTerm, RowOutcome, chunked_rows
 from learner.config import LearnerConfig, LoraConfig
-from learner.microbatch import MicroBatch
+from learner.microbatch import MicroBatch, TeacherPass
+from learner.teacher_targets import TeacherTargets
 from rollout.forward import Thinker, thinker_hidden
 
 ADAPTER = "default"
@@ -54,9 +56,16 @@ class PolicyModule(nn.Module):
 
     def forward(self, micro: MicroBatch) -> tuple[Tensor, RowOutcome | None]:
         """The loss (a sum, with gradient) and what came of each row; None for an empty cell."""
+        teacher = [self._frozen_hidden(one) for one in micro.passes]
         hidden = thinker_hidden(self.thinker, micro.pack, micro.features, every_tower=True)
-        answer: tuple[Tensor, RowOutcome | None] = self.loss(hidden, micro)
+        answer: tuple[Tensor, RowOutcome | None] = self.loss(hidden, micro, teacher)
         return answer
+
+    @torch.no_grad()
+    def _frozen_hidden(self, one: TeacherPass) -> Tensor:
+        """Hidden rows [N,D] of the first weights: those of now with the adapters off."""
+        with adapters_off(self.thinker):
+            return thinker_hidden(self.thinker, one.pack, one.features, every_tower=True)
 
 
 class HeadLoss(nn.Module):
@@ -72,15 +81,22 @@ class HeadLoss(nn.Module):
         """The head's weight [V,D]; the embedding's too when they are tied."""
         return self._head[0].weight
 
-    def forward(self, hidden: Tensor, micro: MicroBatch) -> tuple[Tensor, RowOutcome | None]:
+    def forward(
+        self, hidden: Tensor, micro: MicroBatch, colocated: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, RowOutcome | None]:
+        """`colocated`: hidden rows [N,D] of the learner's own teacher passes, whose head this is too."""
         weight = self.weight
         if micro.empty:
             return 0.0 * linear(hidden, weight).float().sum(), None
         device = hidden.device
+        teacher = micro.teacher
+        if colocated:
+            first, second = (*colocated, None)[:2]
+            teacher = TeacherTargets(hidden=first, head_weight=weight.detach(), contrast_hidden=second)
         outcome = chunked_rows(
             hidden,
             lambda rows: linear(rows, weight),
-            micro.teacher,
+            teacher,
             torch.from_numpy(micro.pack.targets).to(device),
             micro.weights.to(device),
             micro.objective,
@@ -92,6 +108,25 @@ class HeadLoss(nn.Module):
             lengths=micro.pack.lengths,
         )
         return outcome.loss, outcome
+
+
+@contextmanager
+def adapters_off(thinker: Thinker) -> Iterator[None]:
+    """Forward passes inside are the base model's.
+
+    Not by peft's own `enable_adapters`: it turns the gradients of the adapters off and on as well, under
+    DeepSpeed's hooks.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers: list[Any] = [module for module in thinker.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def _on(policy: PolicyTerm | None, device: torch.device) -> PolicyTerm | None:

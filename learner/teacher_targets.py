@@ -22,13 +22,15 @@ class TeacherTargets:
     """What the learner knows of the teacher, for N rows; all empty for `cross_entropy`.
 
     Full support: `hidden` [N,D] after the final norm and `head_weight` [V,D] of the same teacher
-    version. Top-k: `topk_ids` int [N,K] (distinct in a row) and `topk_logprobs` [N,K], normalised over
-    the full vocabulary. `logprobs` [N] of the sampled ids. Top-k and `logprobs` are at temperature 1.
+    version; `contrast_hidden` [N,D] the same under a second context. Top-k: `topk_ids` int [N,K]
+    (distinct in a row) and `topk_logprobs` [N,K], normalised over the full vocabulary. `logprobs` [N] of
+    the sampled ids. Top-k and `logprobs` are at temperature 1.
     Raises ObjectiveError when fields that belong together do not fit.
     """
 
     hidden: Tensor | None = None
     head_weight: Tensor | None = None
+    contrast_hidden: Tensor | None = None
     topk_ids: Tensor | None = None
     topk_logprobs: Tensor | None = None
     logprobs: Tensor | None = None

@@ -34,22 +34,25 @@ class RolloutSignal:
 class TrainGroup:
     """One sample with its rollouts and their scores; no scores for an objective without a teacher.
 
-    `signals` in the order of the rollouts; empty where the objective asks for none.
+    `signals` in the order of the rollouts; empty where the objective asks for none. `contrast` are the
+    scores under the second context of `objective.contrast`. With a colocated teacher there are no scores,
+    but the `contexts` (the privileged one, then the second) that the learner is to score under.
     """
 
     prompt: Rendered
     rollouts: RolloutGroup
     score: GroupScore | None
     signals: tuple[RolloutSignal, ...] = ()
+    contrast: GroupScore | None = None
+    contexts: tuple[Rendered, ...] = ()
 
     def __post_init__(self) -> None:
         require_signals(self.rollouts, self.signals)
-        if self.score is None:
-            return
         asked = [r.rollout_id for r in self.rollouts.rollouts]
-        given = [s.rollout_id for s in self.score.scores]
-        if asked != given:
-            raise RecordError(f"{self.rollouts.sample_id}: rollouts {asked} but scores {given}")
+        for score in (self.score, self.contrast):
+            given = [s.rollout_id for s in score.scores] if score else asked
+            if asked != given:
+                raise RecordError(f"{self.rollouts.sample_id}: rollouts {asked} but scores {given}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

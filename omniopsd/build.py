@@ -17,7 +17,7 @@ from teacher.pool import resources as teacher_resources
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The running parts of one training; no teacher where the objective has none."""
+    """The running parts of one training; `teacher` as `has_pool` says."""
 
     rollout: RolloutPool
     teacher: TeacherPool | None
@@ -44,9 +44,7 @@ def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
     )
     return Parts(
         rollout=RolloutPool(runtime, config.model, config.rollout, config.weights),
-        teacher=TeacherPool(runtime, config.model, config.teacher, spec)
-        if config.objective.has_teacher
-        else None,
+        teacher=TeacherPool(runtime, config.model, config.teacher, spec) if has_pool(config) else None,
         learner=LearnerGroup(
             runtime, config.model, config.learner, config.objective, config.teacher, config.weights
         ),
@@ -54,10 +52,15 @@ def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
     )
 
 
+def has_pool(config: RunConfig) -> bool:
+    """Whether teachers of their own score; not where the objective has none, or the learner scores for itself."""
+    return config.objective.has_teacher and not config.teacher.colocated
+
+
 def needs(config: RunConfig) -> list[Resources]:
     """What all actors of a run reserve together."""
     return [
         *[rollout_resources(config.rollout)] * config.rollout.replicas,
-        *[teacher_resources(config.teacher)] * (config.teacher.replicas * config.objective.has_teacher),
+        *[teacher_resources(config.teacher)] * (config.teacher.replicas * has_pool(config)),
         *[learner_resources(config.learner)] * config.learner.ranks,
     ]

@@ -17,7 +17,8 @@ from omniopsd.config import RunConfig
 from omniopsd.config_file import config_yaml
 from omniopsd.order import DataOrder
 from omniopsd.prompts import make_book
-from omniopsd.samples import Sample, read_samples
+from omniopsd.rationales.lookup import run_samples
+from omniopsd.samples import Sample
 from omniopsd.signals import require_labels
 from omniopsd.supervised import require_targets
 from omniopsd.token_budget import TokenBudget
@@ -70,8 +71,10 @@ def _read(
 ) -> tuple[Renderer | None, Sequence[Sample] | None, Sequence[Sample] | None]:
     """Model folder and data files, with what is wrong with them."""
     renderer = _attempt(problems, _model, config, problems)
-    train = _attempt(problems, read_samples, config.data.train)
-    test = _attempt(problems, read_samples, config.data.test) if config.data.test else None
+    train = _attempt(problems, run_samples, config, config.data.train)
+    test = None
+    if config.data.test:
+        test = _attempt(problems, run_samples, config, config.data.test, held_out=True)
     problems += _installed(config)
     if train:
         _attempt(problems, require_labels, config.objective, train)
@@ -182,9 +185,10 @@ def _without_labels(key: str, samples: Sequence[Sample], why: str) -> Iterator[s
 
 def _for_test(config: RunConfig) -> RunConfig:
     """The test samples need evidence only where the teacher answers them too."""
-    if config.eval.teacher:
-        return config
-    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"privilege": "none"})})
+    changes: dict[str, str] = {} if config.eval.teacher else {"privilege": "none"}
+    if config.rationale_cache is not None:
+        changes["missing"] = "skip"
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update=changes)})
 
 
 def _rendered(

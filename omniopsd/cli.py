@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.runtime import RuntimeFault
+from omniopsd.bench import commands as bench_commands
+from omniopsd.rationales import commands as rationale_commands
 
 USER_ERROR, INTERRUPTED = 2, 130
 # What the engines' libraries print at every start says nothing about the run; set a variable to see it.
@@ -57,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_coldstart(commands)
     _add_demo(commands)
+    bench_commands.add_commands(commands)
+    rationale_commands.add_commands(commands)
     return top
 
 

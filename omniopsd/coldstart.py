@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cluster.runtime import Runtime, start_runtime
 from learner.group import LearnerGroup
+from learner.group_input import GroupInput
 from learner.plan import group_lengths, plan_step
-from learner.worker import GroupInput
 from omniopsd.config import RunConfig
 from omniopsd.order import DataOrder
 from omniopsd.progress import TrainProgress

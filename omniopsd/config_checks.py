@@ -17,6 +17,7 @@ from learner.config import LearnerConfig
 from omniopsd.config import RunConfig
 from omniopsd.idle_keys import idle_keys
 from omniopsd.objective_checks import Finding, objective_conflicts
+from omniopsd.rationales.checks import cache_conflicts
 from rollout.config import RolloutConfig
 from teacher.config import TeacherConfig
 
@@ -51,6 +52,7 @@ def conflicts(config: RunConfig) -> Iterator[Finding]:
     yield from _weights(config)
     yield from _machines(config)
     yield from _alarms(config)
+    yield from cache_conflicts(config)
 
 
 def _steps(config: RunConfig) -> Iterator[Finding]:
@@ -116,12 +118,39 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
     media = re.findall(r"<(?:video|audio|image)>", teacher.template)
     if media:
         yield "teacher.template", f"has {media[0]}: the teacher's media are those of the sample; leave it out"
-    if teacher.scorer == "vllm":
+    if teacher.colocated:
+        yield from _colocated_teacher(config)
+    elif teacher.scorer == "vllm":
         yield from _vllm_teacher(config)
     elif teacher.gpus > 1:
         yield (
             "teacher.gpus",
             f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas, or scorer: vllm",
+        )
+
+
+def _colocated_teacher(config: RunConfig) -> Iterator[Finding]:
+    if config.learner.lora is None:
+        yield (
+            "teacher.scorer",
+            "colocated scores with the learner's own first weights, which full fine-tuning changes; "
+            "set learner.lora, or write scorer: transformers",
+        )
+    if config.teacher.weights != "frozen":
+        yield (
+            "teacher.weights",
+            f"{config.teacher.weights}, but a colocated teacher is the learner with its adapters off; write frozen",
+        )
+    if config.objective.has_teacher and config.objective.transport != "full":
+        yield (
+            "teacher.scorer",
+            f"colocated has the whole distribution at hand, and objective.support: {config.objective.support} "
+            "keeps a part; write support: full, student_topk or union",
+        )
+    if config.data.test is not None and config.eval.teacher and config.teacher.privilege != "none":
+        yield (
+            "eval.teacher",
+            "a colocated teacher does not write answers; write eval.teacher: false, or scorer: transformers",
         )
 
 
@@ -259,18 +288,19 @@ def _inline(config: RunConfig) -> Iterator[Finding]:
 def _roles(config: RunConfig) -> Iterator[tuple[RolloutConfig | TeacherConfig | LearnerConfig, int]]:
     yield config.rollout, config.rollout.replicas
     yield config.learner, config.learner.ranks
-    if config.objective.has_teacher:
+    if config.objective.has_teacher and not config.teacher.colocated:
         yield config.teacher, config.teacher.replicas
 
 
 def _alarms(config: RunConfig) -> Iterator[Finding]:
     gain, telemetry = config.alarms.gain, config.telemetry
     unmeasured = telemetry.reference_every is None or telemetry.reference_every > config.run.steps
-    if gain.action == "stop" and (unmeasured or not config.objective.has_teacher):
+    pool = config.objective.has_teacher and not config.teacher.colocated
+    if gain.action == "stop" and (unmeasured or not pool):
         yield (
             "alarms.gain.action",
             "stop needs reference_gain, which this run never measures; set telemetry.reference_every below "
-            "run.steps with an objective that has a teacher, or write warn",
+            "run.steps with teachers of their own, or write warn",
         )
     if telemetry.answer_driven_every is not None and config.teacher.privilege == "none":
         yield (

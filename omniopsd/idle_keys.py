@@ -44,8 +44,11 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
         if teacher.scorer != "vllm":
             yield (
                 f"teacher.{name}",
-                "no effect with scorer: transformers; leave it out, or write scorer: vllm",
+                f"no effect with scorer: {teacher.scorer}; leave it out, or write scorer: vllm",
             )
+    if teacher.colocated:
+        for name in ("replicas", "cpus", "gpus", "max_pack_tokens", "timeout_seconds"):
+            yield f"teacher.{name}", "no effect with scorer: colocated, which is the learner; leave it out"
     if teacher.scorer == "vllm":
         yield "teacher.max_pack_tokens", "no effect with scorer: vllm, which batches by itself; leave it out"
     if teacher.privilege == "none":
@@ -68,11 +71,11 @@ def _program(config: RunConfig) -> Iterator[Finding]:
         alarm = getattr(config.alarms, name)
         for key in set(type(alarm).model_fields) - {"action"} if alarm.action == "off" else ():
             yield f"alarms.{name}.{key}", "no effect with action: off; leave it out, or write warn or stop"
-    if not objective.has_teacher:
+    if not objective.has_teacher or config.teacher.colocated:
         for name in ("samples", "reference_every", "plain_every", "answer_driven_every"):
             yield (
                 f"telemetry.{name}",
-                f"no effect: objective.divergence {objective.divergence} has no teacher; leave it out",
+                "no effect without a pool of teachers (objective.divergence, teacher.colocated); leave it out",
             )
     if config.data.test is None:
         for name in type(config.eval).model_fields:

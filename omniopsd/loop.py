@@ -27,8 +27,8 @@ from typing import Any
 
 from cluster.runtime import Ref, Runtime
 from learner.group import LearnerGroup, StepResult
+from learner.group_input import GroupInput
 from learner.plan import group_lengths, plan_step
-from learner.worker import GroupInput
 from omniopsd.answers import judge
 from omniopsd.config import RunConfig
 from omniopsd.inspection import Inspection, Inspector
@@ -66,10 +66,14 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """Where the score of one group is: in a teacher's answer that the driver need not open."""
+    """Where the score of one group is: in a teacher's answer that the driver need not open.
+
+    `contrast` is the answer under the second context, in the same order.
+    """
 
     ref: Ref[list[GroupScore]]
     index: int
+    contrast: Ref[list[GroupScore]] | None = None
 
     def open(self, timeout: float) -> GroupScore:
         """Fetch the score."""
@@ -113,7 +117,7 @@ class TrainLoop:
         teacher: TeacherPool | None,
         learner: LearnerGroup,
     ) -> None:
-        """`teacher` is None for an objective without one."""
+        """`teacher` is None for an objective without one, and where the learner scores for itself."""
         self.config, self.runtime, self.book = config, runtime, book
         self.rollout, self.teacher, self.learner = rollout, teacher, learner
         run = config.run
@@ -191,7 +195,7 @@ class TrainLoop:
         refs = {sample_id: self.runtime.put(prompt) for sample_id, prompt in prompts.items()}
         supervised = self.config.objective.divergence == "cross_entropy"
         calls = () if supervised else self.rollout.submit(refs, self._spec(), step)
-        scored = samples if self.teacher is not None else {}
+        scored = samples if self.config.objective.has_teacher else {}
         contexts = {sample_id: self.book.context(sample) for sample_id, sample in scored.items()}
         return Claimed(
             step=step, samples=samples, prompts=prompts, refs=refs, calls=tuple(calls), contexts=contexts
@@ -226,8 +230,20 @@ class TrainLoop:
             if self.teacher is None:
                 continue
             ref = self.teacher.score([_request(claimed.contexts[group.sample_id], group) for group in fresh])
-            scores |= {group.sample_id: Scored(ref=ref, index=at) for at, group in enumerate(fresh)}
+            contrast = self._contrast(claimed, fresh)
+            scores |= {
+                group.sample_id: Scored(ref=ref, index=at, contrast=contrast)
+                for at, group in enumerate(fresh)
+            }
         return groups, scores
+
+    def _contrast(self, claimed: Claimed, groups: Sequence[RolloutGroup]) -> Ref[list[GroupScore]] | None:
+        if self.config.objective.contrast is None or self.teacher is None:
+            return None
+        contexts = [self.book.second_context(claimed.samples[group.sample_id]) for group in groups]
+        return self.teacher.score(
+            [_request(context, group) for context, group in zip(contexts, groups, strict=True)]
+        )
 
     def _given(self, claimed: Claimed) -> dict[str, RolloutGroup]:
         return supervised_groups(
@@ -292,6 +308,8 @@ class TrainLoop:
                 rollouts=groups[s],
                 scores=scores[s].ref if s in scores else None,
                 score_index=scores[s].index if s in scores else 0,
+                contrast_scores=scores[s].contrast if s in scores else None,
+                contexts=self._own_contexts(claimed, s),
                 signals=signals.get(s, ()),
             )
             for at, s in enumerate(order)
@@ -303,6 +321,15 @@ class TrainLoop:
         if self._inspector is None:
             return Inspection()
         return self._inspector.look(claimed.step, claimed.samples, claimed.prompts, groups)
+
+    def _own_contexts(self, claimed: Claimed, sample_id: str) -> tuple[Ref[PrivilegedContext], ...]:
+        """What a colocated teacher scores under; nothing where a pool has scored."""
+        if self.teacher is not None or not self.config.objective.has_teacher:
+            return ()
+        contexts = [claimed.contexts[sample_id]]
+        if self.config.objective.contrast is not None:
+            contexts.append(self.book.second_context(claimed.samples[sample_id]))
+        return tuple(self.runtime.put(context) for context in contexts)
 
     # --- 7: push ----------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ def objective_conflicts(config: RunConfig) -> Iterator[Finding]:
         yield from _support(objective)
         yield from _shape(objective)
         yield from _clip(objective)
+        yield from _contrast(config)
     yield from _sampling(config)
     yield from _off_policy(config)
     yield from _rows(config)
@@ -118,6 +119,36 @@ def _clip(objective: ObjectiveConfig) -> Iterator[Finding]:
             else "has no negative entries to mend; write pointwise"
         )
         yield "objective.clip", f"bregman is for forward_kl and reverse_kl: {name} {why}"
+
+
+def _contrast(config: RunConfig) -> Iterator[Finding]:
+    objective, privilege = config.objective, config.teacher.privilege
+    contrast = objective.contrast
+    if contrast is None:
+        return
+    if objective.transport != "full":
+        yield (
+            "objective.contrast",
+            f"compares whole distributions, and support: {objective.support} sends a part; write support: full",
+        )
+    rationale = privilege in ("rationale", "rationale+label")
+    if contrast.kind == "wrong_rationale" and not rationale:
+        yield (
+            "objective.contrast.kind",
+            f"wrong_rationale is compared with the right one, and teacher.privilege is {privilege}; "
+            "write privilege: rationale",
+        )
+    elif privilege == "none":
+        yield (
+            "objective.contrast.kind",
+            f"{contrast.kind} measures what the privilege adds, and teacher.privilege is none; choose one",
+        )
+    if contrast.kind == "anchored" and contrast.partial == privilege:
+        yield (
+            "objective.contrast.partial",
+            f"{contrast.partial}, which is the teacher's whole privilege: the two contexts would be the same; "
+            "write none",
+        )
 
 
 def _sampling(config: RunConfig) -> Iterator[Finding]:
@@ -251,7 +282,7 @@ def _idle_without_teacher(objective: ObjectiveConfig) -> Iterator[Finding]:
     what = "cross_entropy, which has no teacher" if objective.divergence == "cross_entropy" else "none"
     why = f"no effect with divergence: {what}; leave it out"
     names = ["beta", "normalize", "power", "entropy_threshold", "target", "target_weight", "support", "top_k"]
-    names += ["tail", "draws", "clip", "clip_at", "tokens.entropy_gate"]
+    names += ["tail", "draws", "clip", "clip_at", "contrast", "tokens.entropy_gate"]
     if objective.divergence == "cross_entropy":
         names += ["importance", "importance_cap", "importance_floor", "importance_block", "temperature"]
         names += ["rows", "pass_rate_weight"]
@@ -286,6 +317,10 @@ def _idle_divergence(objective: ObjectiveConfig) -> Iterator[Finding]:
             )
     elif found == "topk_reverse_kl":
         yield "objective.tail", "no effect with divergence: topk_reverse_kl, which has none; leave it out"
+    if objective.contrast is not None:
+        anchored = objective.contrast.kind == "anchored"
+        for key in ("b", "bound") if anchored else ("partial", "lam"):
+            yield f"objective.contrast.{key}", f"no effect with kind: {objective.contrast.kind}; leave it out"
     if objective.clip == "off":
         yield "objective.clip_at", "no effect with clip: off; leave it out, or choose a clip"
 

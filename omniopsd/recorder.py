@@ -102,6 +102,7 @@ class Recorder:
                 privilege=self.book.evidence.privilege,
                 evidence_id=evidence.source_id if evidence else "",
                 evidence=evidence.text if evidence else None,
+                rationale_key=evidence.rationale_key if evidence else "",
                 videos=_absolute(paths.root, paths.videos),
                 audios=_absolute(paths.root, paths.audios),
                 images=_absolute(paths.root, paths.images),

@@ -55,7 +55,10 @@ class SampleInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One row. `where` is "file:line" (JSONL) or "file:row n" (Parquet), for later errors."""
+    """One row. `where` is "file:line" (JSONL) or "file:row n" (Parquet), for later errors.
+
+    `rationale_key` names a rationale that came from a cache; empty for one of the data file.
+    """
 
     inputs: SampleInputs
     labels: tuple[str, ...]
@@ -63,6 +66,7 @@ class Sample:
     response: str | None
     dataset: str
     where: str
+    rationale_key: str = ""
 
     @property
     def sample_id(self) -> str:

@@ -28,6 +28,12 @@ LEARNER, TEACHER = "learner", "teacher"
 
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     """Run to `run.steps` and give the run folder; with `resume`, from its newest whole checkpoint."""
+    if config.rationale_cache is not None and config.rationale_cache.on_miss == "make":
+        from omniopsd.rationales.make import (
+            make_missing,
+        )  # brings the HTTP client, which other runs need not have
+
+        make_missing(config)
     renderer, samples, test = require_sound(config)
     folder = RunFolder(config.run.root, config.run.name)
     book = make_book(config, samples, renderer)

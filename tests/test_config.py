@@ -17,6 +17,8 @@ from omniopsd.idle_keys import idle_keys
 from omniopsd.yaml_file import ConfigError, lay_over, override, parse_document
 
 ROOT = Path(__file__).resolve().parent.parent
+    ROOT / "benchmarks" / "experiments"
+)  # arms over a common config: tests/test_experiments.py loads them
 MINIMAL = """run:
   name: x
   steps: 10
@@ -153,8 +155,8 @@ def test_all_problems_at_once_each_with_its_place(load):
         'run.yaml:15: learner.lora.rnk: unknown key; did you mean "rank"?',
         'run.yaml:16: objective.lr: unknown key; did you mean "learner.lr"?',
         "run.yaml:17: eval.metric: unknown key; known here: every, samples, teacher",
-        "run.yaml:18: foo: unknown key; known here: run, model, data, rollout, teacher, objective, learner, "
-        "weights, runtime, checkpoint, eval",
+        "run.yaml:18: foo: unknown key; known here: run, model, data, rationale_cache, rollout, teacher, "
+        "objective, learner, weights, runtime, checkpoint, eval, telemetry, alarms",
         "--set learner.lr: expected a value above 0.0, found -1",
         '--set rollot.x: rollot: unknown key; did you mean "rollout"?',
     ]
@@ -262,7 +264,12 @@ def test_a_resolved_config_loads_again_and_chose_nothing(load, setting, tmp_path
 
 def yaml_files() -> list[Path]:
     folders = [ROOT / name for name in ("examples", "docs", "benchmarks", "omniopsd")]
-    return sorted(path for folder in folders for path in folder.rglob("*.yaml") if path.parent != PRESETS)
+    return sorted(
+        path
+        for folder in folders
+        for path in folder.rglob("*.yaml")
+        if path.parent not in (PRESETS, EXPERIMENTS)
+    )
 
 
 def yaml_blocks() -> list[tuple[str, str]]:
