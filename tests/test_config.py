@@ -17,8 +17,6 @@ from omniopsd.idle_keys import idle_keys
 from omniopsd.yaml_file import ConfigError, lay_over, override, parse_document
 
 ROOT = Path(__file__).resolve().parent.parent
-    ROOT / "benchmarks" / "experiments"
-)  # arms over a common config: tests/test_experiments.py loads them
 MINIMAL = """run:
   name: x
   steps: 10

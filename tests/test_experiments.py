@@ -156,3 +156,22 @@ def test_the_page_and_its_figures_are_current():
     assert evidence.PAGE.read_text() == page, again
     assert {name: (evidence.FIGURES / name).read_text() for name in figures} == figures, again
     assert "MER-UniBench result" in page
+
+
+def collapses() -> list[Path]:
+    return sorted((evidence.RESULTS / "collapse").glob("live.*.json"))
+
+
+@pytest.mark.parametrize("path", collapses(), ids=lambda path: path.stem)
+def test_the_alarms_catch_the_collapse_of_a_live_teacher_by_step_20(path: Path):
+    curves = json.loads(path.read_text())["curves"]
+    names = ("format_rate", "response_length_p95", "divergence")
+    history = [
+        {"step": step} | dict(zip(names, values, strict=True))
+        for step, values in enumerate(zip(*(curves[name] for name in names), strict=True), start=1)
+    ]
+    assert min(first_alarms(history, AlarmsConfig()).values()) <= 20
+
+
+def test_there_is_a_real_collapse_to_catch():
+    assert collapses()

@@ -97,6 +97,8 @@ class Experiment(BaseModel):
     """What is judged, with numbers, in docs/evidence.md."""
     gap: bool = False
     """Measure the privileged teacher on the training clips before the first step: the pre-flight gap."""
+    alarms: bool = False
+    """Tell in docs/evidence.md when each alarm first held, and how the form of the answers went."""
     common: dict[str, Any]
     """The run config of all arms, without paths, names and seeds."""
     arms: dict[str, Arm]
