@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from cluster.placement import Role, placement
 from cluster.runtime import Resources, Runtime
 from learner.group import LearnerGroup
 from learner.group import resources as learner_resources
@@ -35,8 +37,9 @@ class Parts:
 
 
 def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
-    """Start every actor. Raises NotEnoughResources before the first one is started."""
-    runtime.require(needs(config))
+    """Start every actor. Raises VersionMismatch or NotEnoughResources before the first one is started."""
+    runtime.require_same(identity_files(config.model.path))
+    runtime.reserve(placement(roles(config), config.runtime.colocate))
     spec = ScoreSpec(
         support=config.objective.transport,
         top_k=config.objective.top_k,
@@ -57,10 +60,24 @@ def has_pool(config: RunConfig) -> bool:
     return config.objective.has_teacher and not config.teacher.colocated
 
 
-def needs(config: RunConfig) -> list[Resources]:
-    """What all actors of a run reserve together."""
+def roles(config: RunConfig) -> list[Role]:
+    """The actors of a run and what each reserves."""
     return [
-        *[rollout_resources(config.rollout)] * config.rollout.replicas,
-        *[teacher_resources(config.teacher)] * (config.teacher.replicas * has_pool(config)),
-        *[learner_resources(config.learner)] * config.learner.ranks,
+        _role("rollout", config.rollout.replicas, rollout_resources(config.rollout)),
+        _role("teacher", config.teacher.replicas * has_pool(config), teacher_resources(config.teacher)),
+        _role("learner", config.learner.ranks, learner_resources(config.learner)),
     ]
+
+
+def identity_files(model: str) -> dict[str, str]:
+    """The model's files that decide token ids and prompts: every node must have the same."""
+    names = {
+        "tokenizer": "tokenizer.json",
+        "chat template": "chat_template.jinja",
+        "model config": "config.json",
+    }
+    return {what: str(Path(model) / name) for what, name in names.items()}
+
+
+def _role(name: str, count: int, resources: Resources) -> Role:
+    return Role(name=name, actors=tuple(f"{name}-{index}" for index in range(count)), resources=resources)

@@ -46,13 +46,14 @@ def conflicts(config: RunConfig) -> Iterator[Finding]:
     """Values that do not go together, in the order of the sections."""
     yield from _steps(config)
     yield from _data(config)
+    yield from _bench(config)
     yield from objective_conflicts(config)
     yield from _teacher(config)
     yield from _learner(config)
     yield from _weights(config)
     yield from _machines(config)
-    yield from _alarms(config)
     yield from cache_conflicts(config)
+    yield from _alarms(config)
 
 
 def _steps(config: RunConfig) -> Iterator[Finding]:
@@ -97,6 +98,20 @@ def _data(config: RunConfig) -> Iterator[Finding]:
             "rollout.max_new_tokens",
             f"{config.rollout.max_new_tokens} tokens leave no room for a prompt in model.max_context "
             f"{config.model.max_context}; lower it, or raise model.max_context",
+        )
+
+
+def _bench(config: RunConfig) -> Iterator[Finding]:
+    bench, every = config.eval.bench, config.eval.every
+    if bench is None or not bench.select:
+        return
+    if every is None:
+        yield "eval.bench.select", "one score after the last step is nothing to choose from; set eval.every"
+    elif every % config.checkpoint.every:
+        yield (
+            "eval.every",
+            f"{every} is no multiple of checkpoint.every {config.checkpoint.every}, so a measured step may have no "
+            "checkpoint to keep; make it one",
         )
 
 
@@ -261,6 +276,8 @@ def _machines(config: RunConfig) -> Iterator[Finding]:
     if runtime.kind == "inline":
         yield from _inline(config)
         return
+    if runtime.colocate == "teacher-learner":
+        yield from _colocated(config)
     if not re.fullmatch(r"local|auto|[^\s:/]+:\d+", runtime.address):
         yield "runtime.address", f'found "{runtime.address}"; write local, auto, or host:port'
     asked = sum(role.cpus * count for role, count in _roles(config))
@@ -268,6 +285,22 @@ def _machines(config: RunConfig) -> Iterator[Finding]:
         yield (
             "runtime.cpus",
             f"{runtime.cpus} CPUs, and the roles ask for {asked:g}; raise it, or lower the cpus of a role",
+        )
+
+
+def _colocated(config: RunConfig) -> Iterator[Finding]:
+    teacher, learner = config.teacher, config.learner
+    if teacher.replicas != learner.ranks:
+        yield (
+            "runtime.colocate",
+            f"teacher-learner pairs each teacher with a rank, but teacher.replicas is {teacher.replicas} and "
+            f"learner.ranks is {learner.ranks}; write the same number",
+        )
+    if learner.gpus == 0 or not 0 < teacher.gpus < 1:
+        yield (
+            "runtime.colocate",
+            f"teacher-learner shares GPUs, but learner.gpus is {learner.gpus} and teacher.gpus is {teacher.gpus:g}; "
+            "write learner.gpus: 1 and a share like teacher.gpus: 0.3",
         )
 
 
@@ -300,7 +333,7 @@ def _alarms(config: RunConfig) -> Iterator[Finding]:
         yield (
             "alarms.gain.action",
             "stop needs reference_gain, which this run never measures; set telemetry.reference_every below "
-            "run.steps with teachers of their own, or write warn",
+            "run.steps with a pool of teachers, or write warn",
         )
     if telemetry.answer_driven_every is not None and config.teacher.privilege == "none":
         yield (

@@ -78,16 +78,20 @@ def _program(config: RunConfig) -> Iterator[Finding]:
                 "no effect without a pool of teachers (objective.divergence, teacher.colocated); leave it out",
             )
     if config.data.test is None:
-        for name in type(config.eval).model_fields:
+        kept = {"bench"} if config.eval.bench is None else {"bench", "every"}
+        for name in sorted(set(type(config.eval).model_fields) - kept):
             yield (
                 f"eval.{name}",
                 "no effect without data.test; name a file of held-out samples, or leave it out",
             )
+    if config.eval.bench is not None and config.eval.bench.select_on_test and not config.eval.bench.select:
+        yield "eval.bench.select_on_test", "no effect without select; leave it out, or write select: true"
     if runtime.kind == "inline":
         yield "runtime.address", "no effect with kind: inline; leave it out, or write kind: ray"
-    if runtime.kind == "inline" or runtime.address != "local":
+        yield "runtime.colocate", "no effect with kind: inline; leave it out, or write kind: ray"
+    if runtime.kind == "inline":  # the same YAML may go to a cluster: --set runtime.address=auto
         for name in ("cpus", "object_store_bytes"):
             yield (
                 f"runtime.{name}",
-                "no effect unless a local Ray is started (kind: ray, address: local); leave it out",
+                "no effect unless a local Ray is started; leave it out, or write kind: ray",
             )

@@ -316,12 +316,6 @@ class TrainLoop:
         }
         return self.learner.step(plan, inputs)
 
-    def _inspect(self, claimed: Claimed, groups: dict[str, RolloutGroup]) -> Inspection:
-        """Extra scores of this step, by teachers that have not seen its update."""
-        if self._inspector is None:
-            return Inspection()
-        return self._inspector.look(claimed.step, claimed.samples, claimed.prompts, groups)
-
     def _own_contexts(self, claimed: Claimed, sample_id: str) -> tuple[Ref[PrivilegedContext], ...]:
         """What a colocated teacher scores under; nothing where a pool has scored."""
         if self.teacher is not None or not self.config.objective.has_teacher:
@@ -330,6 +324,12 @@ class TrainLoop:
         if self.config.objective.contrast is not None:
             contexts.append(self.book.second_context(claimed.samples[sample_id]))
         return tuple(self.runtime.put(context) for context in contexts)
+
+    def _inspect(self, claimed: Claimed, groups: dict[str, RolloutGroup]) -> Inspection:
+        """Extra scores of this step, by teachers that have not seen its update."""
+        if self._inspector is None:
+            return Inspection()
+        return self._inspector.look(claimed.step, claimed.samples, claimed.prompts, groups)
 
     # --- 7: push ----------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 
 from learner.objective_config import ContrastConfig
 from omniopsd.config import RunConfig
@@ -56,6 +56,15 @@ class PromptBook:
         self.renderer, self.template = renderer, teacher.template
         self._student = StudentPrompts(renderer, model=model, media=media, max_new_tokens=max_new_tokens)
 
+    @property
+    def digest(self) -> str:
+        """Names the samples in their order, with messages, labels and rationales: what a resumed run must find again."""
+        digest = hashlib.blake2b(digest_size=16)
+        for sample in self.samples:
+            said = (sample.sample_id, sample.inputs.messages, sample.labels, sample.rationale)
+            digest.update(repr(said).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
     def media(self, sample: Sample) -> tuple[Media, ...]:
         """The sample's media in prompt order, from memory when they were decoded before."""
         return self._student.media(sample.inputs, sample.where)
@@ -73,22 +82,6 @@ class PromptBook:
             sample_id=sample.sample_id,
             rendered=rendered,
             privilege=self.evidence.privilege,
-            evidence_id=evidence.source_id if evidence else "",
-        )
-
-    def variant(
-        self, sample: Sample, *, evidence_of: Sample | None, media_of: Sample | None = None
-    ) -> PrivilegedContext:
-        """A context for measurements alone: the evidence of another sample, or none, and the media of another.
-
-        Raises ContextTooLong.
-        """
-        evidence = self.evidence.of(evidence_of.sample_id) if evidence_of else None
-        messages = privileged_messages(sample.inputs.messages, evidence, self.template)
-        return PrivilegedContext(
-            sample_id=sample.sample_id,
-            rendered=self._render(sample, messages, "a measurement's context", media_of),
-            privilege=self.evidence.privilege if evidence else "none",
             evidence_id=evidence.source_id if evidence else "",
         )
 
@@ -113,6 +106,22 @@ class PromptBook:
             evidence_id=evidence.source_id if evidence else "",
         )
 
+    def variant(
+        self, sample: Sample, *, evidence_of: Sample | None, media_of: Sample | None = None
+    ) -> PrivilegedContext:
+        """A context for measurements alone: the evidence of another sample, or none, and the media of another.
+
+        Raises ContextTooLong.
+        """
+        evidence = self.evidence.of(evidence_of.sample_id) if evidence_of else None
+        messages = privileged_messages(sample.inputs.messages, evidence, self.template)
+        return PrivilegedContext(
+            sample_id=sample.sample_id,
+            rendered=self._render(sample, messages, "a measurement's context", media_of),
+            privilege=self.evidence.privilege if evidence else "none",
+            evidence_id=evidence.source_id if evidence else "",
+        )
+
     def with_evidence(self, sample: Sample, text: str) -> Rendered:
         """The messages with a given text of evidence: what a cold start learns to read."""
         evidence = Evidence(text=text, source_id=sample.sample_id, rationale_key="")
@@ -122,11 +131,8 @@ class PromptBook:
     def _render(
         self, sample: Sample, messages: Sequence[Message], what: str, media_of: Sample | None = None
     ) -> Rendered:
-        """A sample's messages with its media, or with another's."""
-        inputs = sample.inputs
-        if media_of is not None:
-            inputs = replace(inputs, paths=media_of.inputs.paths)
-        return self._student.render(inputs, messages, sample.where, what)
+        inputs = media_of.inputs if media_of else None
+        return self._student.render(sample.inputs, messages, sample.where, what, media_of=inputs)
 
 
 def make_book(

@@ -38,8 +38,13 @@ RESUME_MAY_CHANGE += tuple(
                  "breaker_failures", "commit_every", "on_model_change", "on_no_gain")
 )  # fmt: skip
 RESUME_MAY_CHANGE_BELOW = (
-    "eval.", "runtime.", "telemetry.", "alarms.", "rationale_cache.budget.", "rationale_cache.prices.",
-)  # fmt: skip
+    "eval.",
+    "runtime.",
+    "telemetry.",
+    "alarms.",
+    "rationale_cache.budget.",
+    "rationale_cache.prices.",
+)
 RESUME_MAY_CHANGE_ENDING = ("timeout_seconds",)
 
 PACKAGES = (

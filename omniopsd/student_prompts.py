@@ -43,10 +43,21 @@ class StudentPrompts:
         rendered = self.render(inputs, inputs.messages, where, "the student's prompt")
         return Prompt(sample_id=inputs.sample_id, rendered=rendered)
 
-    def render(self, inputs: SampleInputs, messages: Sequence[Message], where: str, what: str) -> Rendered:
-        """Messages that belong to a sample, with its media. Raises ContextTooLong naming `what`."""
+    def render(
+        self,
+        inputs: SampleInputs,
+        messages: Sequence[Message],
+        where: str,
+        what: str,
+        *,
+        media_of: SampleInputs | None = None,
+    ) -> Rendered:
+        """Messages that belong to a sample, with its media (or another's). Raises ContextTooLong naming `what`."""
         rendered = self.renderer.render(
-            messages, self.media(inputs, where), audio_in_video=inputs.audio_in_video, where=where
+            messages,
+            self.media(media_of or inputs, where),
+            audio_in_video=inputs.audio_in_video,
+            where=where,
         )
         tokens = len(rendered.token_ids)
         if tokens > self._room:

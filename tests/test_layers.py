@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # What makes a student prompt must not even reach the rationales, through whatever it imports.
 STUDENT_MODULES = ["omniopsd.student_prompts", "omniopsd.samples"]
 PRIVILEGED = ("rationale_cache", "teacher", "omniopsd.rationales", "omniopsd.prompts")
-VLLM_FILES = {f"rollout/vllm_{noun}.py" for noun in ("engine", "layout", "thinker", "weights")}
+VLLM_FILES = {f"rollout/vllm_{noun}.py" for noun in ("engine", "layout", "text", "thinker", "weights")}
 DEEPSPEED_FILES = {"learner/engine.py"}
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers")
 MOST_LINES = 400

@@ -7,15 +7,18 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cluster.yaml_file import ConfigError
 from omniopsd.check import CheckError, require_sound
 from omniopsd.config import RunConfig
 from omniopsd.config_file import load_config
+from omniopsd.prompts import make_book
 from omniopsd.rationales.audit import choose
 from omniopsd.rationales.audit_counts import MODES, Measured, audit_json, paired_interval, worth
 from omniopsd.rationales.audit_report import audit_page, no_gain, warnings
@@ -25,10 +28,10 @@ from omniopsd.rationales.progress import progress_line
 from omniopsd.rationales.requests import RequestBook, task_text
 from omniopsd.rollout_log import read_rollouts
 from omniopsd.samples import read_samples
-from omniopsd.yaml_file import ConfigError
 from rationale_cache.make import Tally
 from rationale_cache.reader import CacheReader
 from rationale_cache.types import Rationale
+from rollout.renderer import Renderer
 from teacher.context import EvidenceBook, Privileged
 from tests.model_server import ModelServer, Play, Script, asked_text, completion, evidence
 from tests.run_scene import held_out, run_config, run_yaml
@@ -128,8 +131,6 @@ def test_a_key_changes_with_all_that_could_change_the_text_and_with_nothing_else
     ]
     assert {key(media={"cache_bytes": 5}), *same} == {key()}
 
-    from dataclasses import replace
-
     relabelled = replace(sample, labels=("other",))
     assert key(sample=relabelled) == key()
     assert key(sample=relabelled, mode="label_conditioned") != key(mode="label_conditioned")
@@ -188,9 +189,6 @@ def test_a_miss_is_an_error_or_left_out_and_counted(
 
 
 def _book(config: RunConfig, samples: Any) -> int:
-    from omniopsd.prompts import make_book
-    from rollout.renderer import Renderer
-
     try:
         return len(make_book(config, samples, Renderer(config.model.path)).samples)
     except ValueError as error:
@@ -297,6 +295,31 @@ def test_the_key_is_in_no_file_line_or_process_list(tmp_path: Path) -> None:
         str(file) for file in tmp_path.rglob("*") if file.is_file() and CANARY.encode() in file.read_bytes()
     ]
     assert found == []
+
+
+def test_a_run_is_not_resumed_with_other_rationales(half_made: Path) -> None:
+    config = half(half_made, on_miss="skip", on_both="cache")
+    samples = run_samples(config, config.data.train)
+    given = config.teacher.model_copy(update={"missing": "skip"})
+    renderer = Renderer(config.model.path)
+    whole = [sample for sample in samples if sample.rationale is not None]
+    others = [whole[1:], [replace(sample, rationale="Another.") for sample in samples]]
+    digests = {make_book(config, part, renderer, given).digest for part in (samples, *others)}
+    assert len(digests) == 3 and make_book(config, samples, renderer, given).digest in digests
+
+
+def test_two_processes_make_a_cache_in_one_flight(tmp_path: Path) -> None:
+    with ModelServer(lambda number, body: replace(good(number, body), delay=0.05)) as server:
+        scene(tmp_path, server.url, on_miss="make", max_concurrency=2)
+        code = (
+            "import sys; from omniopsd.config_file import load_config; from omniopsd.rationales.make import make\n"
+            "make(load_config(sys.argv[1]), wait=True)"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "run.yaml")]
+        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        said = [child.communicate(timeout=120)[0] for child in both]
+        assert [child.returncode for child in both] == [0, 0]
+        assert len(server.seen) == 12 and sorted(" 0 made" in text for text in said) == [False, True]
 
 
 # --- audit -------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.yaml_file import read_document
 from omniopsd.mer_mini.emotions import Condition
-from omniopsd.yaml_file import read_document
 
 SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 NAME = r"^\w[\w.-]*$"

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from omniopsd.bench.run_commands import add_running
+
 OFFICIAL_FOLDER = "emotion_wheel folder of the official release"
 
 
@@ -16,6 +18,7 @@ def add_commands(commands: Any) -> None:
     parts = bench.add_subparsers(title="bench commands", metavar="COMMAND", required=True)
     add_score(parts)
     add_cases(parts)
+    add_running(parts)
 
 
 def add_score(parts: Any) -> None:

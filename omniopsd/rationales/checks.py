@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from omniopsd.config import RunConfig
 from rationale_cache.config import EndpointConfig, RationaleCacheConfig
+from rationale_cache.keys import IMPORTED
 from rationale_cache.prompt import template_fault
 
 Finding = tuple[str, str]
@@ -62,7 +63,7 @@ def endpoint_conflicts(config: EndpointConfig, section: str) -> Iterator[Finding
             "has a user, password or query, where keys are written (not shown); use api_key_env or api_key_file",
         )
     without = config.api_key_env is None and config.api_key_file is None
-    if without and address.hostname == "api.openai.com" and not config.model.startswith("imported:"):
+    if without and address.hostname == "api.openai.com" and not config.model.startswith(IMPORTED):
         yield f"{section}.api_key_env", "this address wants a key; name its variable, or set api_key_file"
     limit = config.tokens_per_minute
     most = getattr(config, "max_completion_tokens", 1)
@@ -100,5 +101,5 @@ def _judging(config: RationaleCacheConfig) -> Iterator[Finding]:
 
 
 def _misses(config: RationaleCacheConfig) -> Iterator[Finding]:
-    if config.model.startswith("imported:") and config.on_miss == "make":
+    if config.model.startswith(IMPORTED) and config.on_miss == "make":
         yield f"{SECTION}.on_miss", "imported rationales cannot be made; write fail or skip"

@@ -12,11 +12,12 @@ from rich.console import Console
 from omniopsd.config import RunConfig
 from omniopsd.rationales.lookup import RationaleError, needs_rationales, require_labels
 from omniopsd.rationales.progress import MakeProgress, summary
-from omniopsd.rationales.requests import IMPORTED, RequestBook
+from omniopsd.rationales.requests import RequestBook
 from omniopsd.samples import Sample, read_samples
 from rationale_cache.config import RationaleCacheConfig
 from rationale_cache.endpoint import Endpoint
 from rationale_cache.errors import CacheLocked
+from rationale_cache.keys import IMPORTED
 from rationale_cache.make import Job, Maker, Tally
 from rationale_cache.writer import CacheWriter
 

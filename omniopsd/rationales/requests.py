@@ -14,7 +14,7 @@ from typing import Any
 
 from omniopsd.samples import Sample
 from rationale_cache.config import Kind, RationaleCacheConfig
-from rationale_cache.keys import imported_request, key_of, make_request
+from rationale_cache.keys import IMPORTED, imported_request, key_of, make_request
 from rationale_cache.make import Job
 from rationale_cache.payload import Medium, Payload, make_payload
 from rationale_cache.prompt import fill, sampling, template_of
@@ -23,7 +23,6 @@ from rollout.config import MediaConfig
 from rollout.media import decode_media, resolve_path
 from rollout.messages import MediaPart, TextPart
 
-IMPORTED = "imported:"
 CHUNK = 2**20
 
 
@@ -38,7 +37,8 @@ class RequestBook:
         """What this sample asks for. Raises OSError for a medium that cannot be read."""
         config = self.config
         if config.model.startswith(IMPORTED):
-            return imported_request(config.model.removeprefix(IMPORTED), sample.dataset, sample.sample_id)
+            source = config.model.removeprefix(IMPORTED)
+            return imported_request(source, sample.dataset, sample.sample_id, config.mode, sample.labels)
         kinds = self.kinds(sample)
         text = self._text(sample)
         return make_request(
