@@ -136,10 +136,10 @@ import json, sys
 from cluster.config import RuntimeConfig
 from cluster.placement import Role, placement
 from cluster.runtime import NotEnoughResources, Resources, fetch, start_runtime
-from tests.test_runtime import Counter
 import os
 
-class Where(Counter):
+class Where:
+    def __init__(self, start): pass
     def node(self):
         import ray
         return [ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")]
