@@ -115,7 +115,7 @@ def chunked_loss(hidden: Any, weight: Any, teacher: Any, targets: Any) -> Any:
 
     from learner.chunked import chunked_rows
     from learner.config import ObjectiveConfig
-    from learner.losses import TeacherTargets
+    from learner.teacher_targets import TeacherTargets
 
     return chunked_rows(
         hidden,

@@ -17,17 +17,18 @@ from teacher.pool import resources as teacher_resources
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The running parts of one training."""
+    """The running parts of one training; `teacher` as `has_pool` says."""
 
     rollout: RolloutPool
-    teacher: TeacherPool
+    teacher: TeacherPool | None
     learner: LearnerGroup
     transport: Transport
 
     def wait_ready(self) -> None:
         """Raises what the start of any part raised."""
         self.rollout.wait_ready()
-        self.teacher.wait_ready()
+        if self.teacher is not None:
+            self.teacher.wait_ready()
         self.learner.wait_ready()
         if self.transport == "nccl":
             self.learner.join_engines(self.rollout.nccl_client())
@@ -37,13 +38,13 @@ def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
     """Start every actor. Raises NotEnoughResources before the first one is started."""
     runtime.require(needs(config))
     spec = ScoreSpec(
-        support=config.objective.support,
+        support=config.objective.transport,
         top_k=config.objective.top_k,
         temperature=config.objective.temperature,
     )
     return Parts(
         rollout=RolloutPool(runtime, config.model, config.rollout, config.weights),
-        teacher=TeacherPool(runtime, config.model, config.teacher, spec),
+        teacher=TeacherPool(runtime, config.model, config.teacher, spec) if has_pool(config) else None,
         learner=LearnerGroup(
             runtime, config.model, config.learner, config.objective, config.teacher, config.weights
         ),
@@ -51,10 +52,15 @@ def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
     )
 
 
+def has_pool(config: RunConfig) -> bool:
+    """Whether teachers of their own score; not where the objective has none, or the learner scores for itself."""
+    return config.objective.has_teacher and not config.teacher.colocated
+
+
 def needs(config: RunConfig) -> list[Resources]:
     """What all actors of a run reserve together."""
     return [
         *[rollout_resources(config.rollout)] * config.rollout.replicas,
-        *[teacher_resources(config.teacher)] * config.teacher.replicas,
+        *[teacher_resources(config.teacher)] * (config.teacher.replicas * has_pool(config)),
         *[learner_resources(config.learner)] * config.learner.ranks,
     ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.runtime import RuntimeFault
 from omniopsd.bench.commands import add_commands as add_bench_commands
-from omniopsd.rationales import commands as rationale_commands
+from omniopsd.rationales.commands import add_commands as add_rationale_commands
 
 USER_ERROR, INTERRUPTED = 2, 130
 # What the engines' libraries print at every start says nothing about the run; set a variable to see it.
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     _add_coldstart(commands)
     _add_demo(commands)
     add_bench_commands(commands)
-    rationale_commands.add_commands(commands)
+    add_rationale_commands(commands)
     return top
 
 

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.config import RuntimeConfig
 from learner.config import LearnerConfig, ObjectiveConfig
+from omniopsd.telemetry_config import AlarmsConfig, TelemetryConfig
+from rationale_cache.config import RationaleCacheConfig
 from rollout.config import MediaConfig, ModelConfig, RolloutConfig, WeightsConfig
 from teacher.config import TeacherConfig
 
@@ -107,6 +109,8 @@ class RunConfig(BaseModel):
     """The student."""
     data: DataConfig
     """The samples."""
+    rationale_cache: RationaleCacheConfig | None = None
+    """Where rationales come from, when not from a column of the data."""
     rollout: RolloutConfig = RolloutConfig()
     """The pool of engines that sample the student's answers."""
     teacher: TeacherConfig = TeacherConfig()
@@ -123,3 +127,7 @@ class RunConfig(BaseModel):
     """What is kept to resume from."""
     eval: EvalConfig = EvalConfig()
     """The before/after table."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+    """What is measured beside the loss."""
+    alarms: AlarmsConfig = AlarmsConfig()
+    """What of it speaks against going on."""

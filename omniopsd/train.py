@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster.runtime import Runtime, start_runtime
+from omniopsd.alarms import AlarmStop, Watch
 from omniopsd.bench.callback import BenchCallback, results_lines
 from omniopsd.build import Parts, make_parts
 from omniopsd.check import require_sound
@@ -15,7 +16,7 @@ from omniopsd.checkpoint import Checkpoint, CheckpointState, CheckpointStore
 from omniopsd.config import RunConfig
 from omniopsd.evaluate import Evaluation, held_out_evaluation, results_table
 from omniopsd.loop import TrainLoop
-from omniopsd.metrics import MetricsLog
+from omniopsd.metrics import MetricsLog, read
 from omniopsd.model_source import MODEL
 from omniopsd.progress import TrainProgress
 from omniopsd.prompts import PromptBook, make_book
@@ -26,16 +27,18 @@ from omniopsd.run_folder import RunFolder, config_digest, step_of
 LEARNER, TEACHER = "learner", "teacher"
 
 
-class TrainError(ValueError):
-    """A config that states no distillation."""
+class ResumeError(ValueError):
+    """A checkpoint that does not belong to the data of now."""
 
 
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     """Run to `run.steps` and give the run folder; with `resume`, from its newest whole checkpoint."""
-    if config.objective.divergence == "cross_entropy":
-        raise TrainError(
-            "objective.divergence is 'cross_entropy', which has no teacher: use `omniopsd coldstart`, or write a divergence"
-        )
+    if config.rationale_cache is not None and config.rationale_cache.on_miss == "make":
+        from omniopsd.rationales.make import (
+            make_missing,
+        )  # brings the HTTP client, which other runs need not have
+
+        make_missing(config)
     renderer, samples, test = require_sound(config)
     folder = RunFolder(config.run.root, config.run.name)
     book = make_book(config, samples, renderer)
@@ -107,11 +110,16 @@ class Run:
         with MetricsLog(self.folder.metrics_path, self.folder.tensorboard_path) as metrics:
             metrics.truncate_after(first - 1)
             recorder = Recorder(self.config, self.folder, self.book, metrics)
+            watch = Watch(self.config.alarms, read(self.folder.metrics_path))
             for step in range(first, last + 1):
                 self.progress.stage("training")
-                self.progress.step(step, recorder.record(loop.step(step, last)))
-                if step % self.config.checkpoint.every == 0 or step == last:
+                values = recorder.record(loop.step(step, last))
+                self.progress.step(step, values)
+                fatal = watch.see({"step": step, **values}, self.progress.note)
+                if step % self.config.checkpoint.every == 0 or step == last or fatal:
                     self._save(step, parts, loop)
+                if fatal:
+                    raise AlarmStop(f"stopped after step {step} with a checkpoint of it: {fatal}")
                 if every and step % every == 0 and step < last:
                     self._keep_step(step, self._student(parts, f"evaluating step {step}"))
                 if every and step % every == 0 or step == last:
@@ -125,7 +133,8 @@ class Run:
             self.bench.start_anew()
         self._measure(0, parts)
         self._keep("before", self._student(parts, "evaluating the student before training"))
-        if self.held_out and self.config.eval.teacher and self.config.teacher.privilege != "none":
+        privileged = self.config.eval.teacher and self.config.teacher.privilege != "none"
+        if self.held_out and parts.teacher is not None and privileged:
             self.progress.stage("evaluating the privileged teacher")
             self._keep("teacher", self.held_out.teacher(parts.teacher))
 
@@ -162,13 +171,14 @@ class Run:
                 (target / name).mkdir()
             parts.learner.save_model(str((target / MODEL).resolve()))
             parts.learner.save(str((target / LEARNER).resolve()))
-            parts.teacher.save(str((target / TEACHER).resolve()))
+            if parts.teacher is not None:
+                parts.teacher.save(str((target / TEACHER).resolve()))
 
         self.progress.stage("writing a checkpoint")
         state = CheckpointState(
             step=step,
             policy_version=step,
-            data_cursor={"next_step": step + 1},
+            data_cursor={"next_step": step + 1, "data": self.book.digest},
             rng={"seed": self.config.run.seed},
             refresh=loop.refresh.state(),
             config_digest=config_digest(self.config),
@@ -177,8 +187,13 @@ class Run:
 
     def _take_up(self, checkpoint: Checkpoint, parts: Parts, loop: TrainLoop) -> None:
         self.progress.stage(f"resuming after step {checkpoint.state.step}")
-        parts.learner.load(str((checkpoint.path / LEARNER).resolve()))
         state, folder = checkpoint.state, checkpoint.path / TEACHER
+        if state.data_cursor.get("data", self.book.digest) != self.book.digest:
+            raise ResumeError(
+                f"{checkpoint.path}: the run began with other samples or rationales than data.train and the rationale "
+                "cache give now; restore them, or choose another run.name"
+            )
+        parts.learner.load(str((checkpoint.path / LEARNER).resolve()))
         loop.resume(state.step, str(folder.resolve()), state.refresh)
         self.folder.discard_after(state.step)
         if self.bench is None:

@@ -65,7 +65,8 @@ def _text(value: Any, name: str) -> str:
     found = value.get(name)
     if found is not None and not isinstance(found, str):
         raise MalformedCompletion(f"{name} is a {type(found).__name__}, not a text")
-    return found or ""
+    # a lone surrogate is legal in JSON and has no place in UTF-8
+    return (found or "").encode("utf-8", "replace").decode()
 
 
 def _usage(reply: Any) -> Usage | None:

@@ -42,10 +42,11 @@ def append(descriptor: int, path: Path, content: bytes, end: int) -> None:
             raise
 
 
-def cut(descriptor: int, end: int) -> None:
-    """Shorten an open file, flushed."""
-    os.ftruncate(descriptor, end)
-    os.fsync(descriptor)
+def cut(descriptor: int, path: Path, end: int) -> None:
+    """Shorten an open file, flushed. Raises CacheFull: some file systems need space for that, too."""
+    with full_disk(path):
+        os.ftruncate(descriptor, end)
+        os.fsync(descriptor)
 
 
 def make_folder(path: Path) -> None:

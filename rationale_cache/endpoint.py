@@ -32,7 +32,9 @@ from rationale_cache.gate import EndpointStopped, Gate, Ticket
 from rationale_cache.retry import backoff, retry_after
 from rationale_cache.secret import Secret, read_secret
 
-FailureKind = Literal["rate_limited", "server_error", "timeout", "connection", "too_large", "rejected"]
+FailureKind = Literal[
+    "rate_limited", "server_error", "timeout", "connection", "too_large", "rejected", "refused"
+]
 Message = Mapping[str, Any]
 
 LONGEST_BACKOFF = 60.0
@@ -44,6 +46,8 @@ STOPS = {
     403: "the API key may not use this model",
     404: "there is no such model or address",
 }
+# 400 by a provider's own content filter: the row is the reason, not the request
+REFUSALS = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 RETRIED = {408, 409, 425, 429}
 QUIET = ("openai", "httpx2", "httpcore2")
 
@@ -80,10 +84,15 @@ class Endpoint:
     """One client; all its calls share the limits, the pauses and the circuit breaker. For one event loop."""
 
     def __init__(
-        self, config: EndpointConfig, *, clock: Clock | None = None, rng: random.Random | None = None
+        self,
+        config: EndpointConfig,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        most_calls: int | None = None,
     ) -> None:
-        """Reads the API key. Raises SecretError."""
-        self.config = config
+        """Reads the API key. Raises SecretError. After `most_calls` requests the endpoint stops."""
+        self.config, self.most_calls = config, most_calls
         self.faults: Counter[str] = Counter()
         """Requests that failed, by kind."""
         self.calls = 0
@@ -119,6 +128,10 @@ class Endpoint:
                 self._gate.pause(wait)
             await self._clock.sleep(wait)
 
+    def stop(self, why: str) -> None:
+        """Send nothing any more; what is out may still come back."""
+        self._gate.stop(why)
+
     @property
     def why_stopped(self) -> str | None:
         """Why this endpoint is not asked any more; None while it is."""
@@ -142,6 +155,10 @@ class Endpoint:
         """When the request left, and the body of its reply or its fault."""
         async with self._slots:  # first the slot, then the leave: requests leave as they are counted
             ticket = await self._gate.enter(tokens)
+            if self.most_calls is not None and self.calls >= self.most_calls:
+                self._gate.forget(ticket)
+                self._gate.stop(f"the limit of {self.most_calls} requests is reached")
+                raise EndpointStopped(self._gate.why_stopped)
             self.calls += 1
             begin = self._clock.now()
             try:
@@ -191,7 +208,10 @@ class Endpoint:
         if status in RETRIED or status >= 500:
             kind: FailureKind = "rate_limited" if status == 429 else "server_error"
             return _Fault(kind=kind, detail=f"status {status}: {said}", wait=wait)
-        return _Fault(kind="rejected", detail=f"status {status}: {said}", again=False)
+        refused = error.code in REFUSALS
+        return _Fault(
+            kind="refused" if refused else "rejected", detail=f"status {status}: {said}", again=False
+        )
 
     def _why(self, status: int, said: str) -> str:
         reason = STOPS.get(status, "the address leads elsewhere; write the final one")

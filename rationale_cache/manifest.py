@@ -17,7 +17,7 @@ from typing import Any
 
 from rationale_cache.disk import write_file
 from rationale_cache.errors import CacheDamaged, CacheError, CacheMissing
-from rationale_cache.keys import canonical
+from rationale_cache.keys import text_json
 from rationale_cache.types import RecordError
 
 FORMAT, VERSION = "omniopsd-rationale-cache", 1
@@ -136,4 +136,4 @@ def _parsed(path: Path, content: dict[str, Any]) -> Manifest:
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical(content).encode()).hexdigest()
+    return hashlib.sha256(text_json(content).encode()).hexdigest()

@@ -59,6 +59,8 @@ def _repair(cache: Path, progress: Progress | None) -> Repair:
         records = _once([*(row for rows in saved for row in rows), *found], cache, checks)
         number = max([base.snapshot, *manifests.snapshots(cache)]) + 1
         current = write_snapshot(cache, number, kept, to_table(records))
+        if _headless(cache, base) and not unreadable:
+            sentences.append(f"{cache}: no manifest was left; {len(records)} records came back from segments")
         sentences += [_manifest_sentence(path, base, len(records)) for path in unreadable]
         sentences += [_sentence(cache, c, len(rows)) for c, rows in zip(bad, saved, strict=True)]
         lost = sum(check.entry.rows - len(rows) for check, rows in zip(bad, saved, strict=True))

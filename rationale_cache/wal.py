@@ -15,6 +15,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -79,8 +80,9 @@ class ReplyLog:
                 self._replies.pop(key, None)
             if not self._replies:
                 if self._end > len(MAGIC):
-                    cut(self._descriptor, len(MAGIC))
-                    self._end = len(MAGIC)
+                    with suppress(CacheFull):
+                        cut(self._descriptor, self.path, len(MAGIC))
+                    self._end = os.fstat(self._descriptor).st_size
                 return
             kept = b"".join(packed(reply) for replies in self._replies.values() for reply in replies)
             if self._end - len(kept) > MOST_WASTE:
@@ -97,12 +99,11 @@ class ReplyLog:
         content = self.path.read_bytes()
         replies, self._end, broken = scan(content)
         self._add(replies)
+        if torn := len(content) - self._end:
+            cut(self._descriptor, self.path, self._end)
+            self.notices.append(f"{self.path}: cut {torn} bytes of a reply that was being written at a crash")
         if broken or not content.startswith(MAGIC):
             self._set_aside(content, broken)
-        if self._end < len(content):
-            torn = len(content) - self._end
-            cut(self._descriptor, self._end)
-            self.notices.append(f"{self.path}: cut {torn} bytes of a reply that was being written at a crash")
 
     def _set_aside(self, content: bytes, broken: list[tuple[int, int]]) -> None:
         """Keep damaged bytes for people to look at; the log goes on without them."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rationale_cache import manifest as manifests
 from rationale_cache import segment as segments
-from rationale_cache.disk import TEMPORARY, make_folder, remove
+from rationale_cache.disk import TEMPORARY, full_disk, make_folder, remove
 from rationale_cache.errors import CacheError, KeyConflict
 from rationale_cache.keys import key_of
 from rationale_cache.lock import WriterLock
@@ -171,7 +171,8 @@ class CacheWriter:
 def take_lock(cache: Path) -> WriterLock:
     """The writer's lock of a cache, whose folder is made when there is none. Raises CacheLocked."""
     make_folder(cache)
-    return WriterLock(cache / LOCK)
+    with full_disk(cache / LOCK):
+        return WriterLock(cache / LOCK)
 
 
 def make_empty(cache: Path) -> None:

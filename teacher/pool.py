@@ -50,6 +50,11 @@ class TeacherPool:
         spec = self.spec
         return actor.call(TeacherWorker.score, requests, spec.support, spec.top_k, spec.temperature)
 
+    def score_sampled(self, requests: Sequence[ScoreRequest]) -> Ref[list[GroupScore]]:
+        """As `score`, for the log-probs of the given tokens alone: what a measurement needs."""
+        actor = self.actors[next(self._turn) % len(self.actors)]
+        return actor.call(TeacherWorker.score, requests, "sampled", self.spec.top_k, self.spec.temperature)
+
     def answer(self, contexts: Sequence[PrivilegedContext], max_new_tokens: int) -> list[np.ndarray]:
         """Greedy answers of the privileged teacher, in the order of the contexts."""
         share = -(-len(contexts) // len(self.actors))

@@ -85,8 +85,10 @@ class TransformersScorer:
         targets = torch.from_numpy(pack.targets).to(hidden.device)
         sampled, ids, tops = [], [], []
         for part, wanted in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
-            logprobs = (self.thinker.lm_head(part).float() / temperature).log_softmax(-1)
-            sampled.append(logprobs.gather(1, wanted[:, None])[:, 0])
+            real = self.thinker.lm_head(part)[:, : self.features.vocab_size]  # without padding rows
+            logprobs = (real.float() / temperature).log_softmax(-1)
+            own = logprobs.gather(1, wanted.clamp(max=logprobs.shape[1] - 1)[:, None])[:, 0]
+            sampled.append(own.masked_fill_(wanted >= logprobs.shape[1], 0.0))  # as the learner counts them
             if support == "topk":
                 best = logprobs.topk(min(top_k, logprobs.shape[1]), dim=1)
                 ids.append(best.indices.to(torch.int32))

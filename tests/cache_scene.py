@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 from rationale_cache.keys import digest, key_of, make_request
@@ -13,6 +14,7 @@ from rationale_cache.writer import CacheWriter
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
+@cache
 def a_record(number: int, *, text: str | None = None, reason: str | None = None) -> RationaleRecord:
     """Record `number`: always the same key; every tenth is without a rationale."""
     request = make_request(
@@ -59,8 +61,8 @@ def a_reply(number: int, attempt: int = 1) -> RawReply:
 
 def make_cache(path: Path, *commits: range) -> Path:
     """A cache with these records, one commit for each range."""
-    with CacheWriter(path) as cache:
+    with CacheWriter(path) as writer:
         for numbers in commits:
-            cache.put_all(a_record(number) for number in numbers)
-            cache.commit()
+            writer.put_all(a_record(number) for number in numbers)
+            writer.commit()
     return path

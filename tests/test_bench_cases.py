@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,23 @@ def test_an_error_that_was_not_expected_is_told(tmp_path: Path, tables: CaseTabl
     assert report.mismatches[0].endswith("found an error (KeyError: 'b')")
     report = run(tmp_path, tables, {"hit_rate": {"cases": [{**HIT, "official": {"error": "KeyError"}}]}})
     assert "expected an error (KeyError), found HitRate" in report.mismatches[0]
+
+
+@pytest.mark.parametrize(
+    "stated", [{"out": "IndexError: string index out of range"}, {"raises": "IndexError"}, {"out": None}]
+)
+def test_an_expected_error_is_read_wherever_it_is_stated(tmp_path: Path, tables: CaseTables, stated: Any):
+    assert run(tmp_path, tables, {"parse_list": {"cases": [{"in": "[", **stated}]}}).mismatches == ()
+    assert len(run(tmp_path, tables, {"parse_list": {"cases": [{"in": "[]", **stated}]}}).mismatches) == 1
+
+
+def test_two_files_for_one_released_output_are_refused(tmp_path: Path, tables: CaseTables):
+    other = tmp_path / "released"
+    shutil.copytree(tables.released, other)
+    write_openset(other / "sims" / "checkpoint_000030_loss_0.7-openset.npz", list("abcd"), ["[x]"] * 4)
+    twice = replace(tables, released=other)
+    with pytest.raises(CasesError, match="could both be the outputs"):
+        run(tmp_path, twice, {"reproduction_on_released_outputs": CASES["reproduction_on_released_outputs"]})
 
 
 @pytest.mark.parametrize("where", ["case", "group", "suffix", "bare"])

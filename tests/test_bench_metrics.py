@@ -209,7 +209,7 @@ def test_only_the_exact_word_positive_is_positive():
 
 
 def test_a_value_of_exactly_zero_does_not_count():
-    found = sentiment([0.0, -0.0, 1e-9, -0.2], ["positive", "positive", "positive", "negative"])
+    found = sentiment([0.0, -0.0, 1e-9, -1e-9], ["positive", "positive", "positive", "negative"])
     assert found.kept == 2 and found.waf == found.acc == 1
 
 

@@ -159,6 +159,13 @@ def test_a_forged_dtype_cannot_make_pointers_of_bytes():
     assert found.dtype == np.dtype("<i8") and found.tolist() == [int.from_bytes(b"A" * 8, "little")]
 
 
+@pytest.mark.parametrize("structure", ["(S'i4'\n(I2\nttNN", "N(S'a'\nt}"], ids=["subarray", "fields"])
+def test_a_dtype_of_parts_is_refused(structure: str):
+    text = f"cnumpy\ndtype\n(S'i8'\nI0\nI1\ntR(I3\nS'<'\n{structure}I8\nI8\nI0\ntb."
+    with pytest.raises(ValueError, match="an array that is not plain"):
+        read_npy(npy(text.encode()))
+
+
 @pytest.mark.parametrize("kind", ["O8", "V8", "M8[s]", "i4,i4"])
 def test_a_dtype_that_is_not_plain_is_refused_in_bytes(kind: str):
     text = f"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'{kind}'\nI0\nI1\ntRS'AAAAAAAA'\ntR."

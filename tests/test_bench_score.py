@@ -163,6 +163,7 @@ def test_the_command_prints_the_score_and_writes_it(tmp_path: Path, capsys: pyte
         (["--wheel-version", "x"], "'x' is no word table"),
         (["--sentiment", "s.npz"], "scored on its label lists; leave --sentiment out"),
         (["--labels", "none.npz"], "none.npz: cannot be read: no such file or directory"),
+        (["--out", "nowhere/score.json"], "--out nowhere/score.json: no such folder: nowhere"),
         (["--predictions", "none.npz"], "none.npz: cannot be read: no such file or directory"),
     ],
 )

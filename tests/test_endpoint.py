@@ -119,6 +119,13 @@ def test_a_rejected_row_fails_alone_and_five_in_a_row_stop() -> None:
     assert len(server.seen) == 5 and isinstance(outcomes[-1], EndpointStopped)
 
 
+def test_a_refusal_by_the_providers_filter_is_the_rows_own() -> None:
+    body = '{"error": {"message": "filtered", "code": "content_filter"}}'
+    outcomes, server, _ = ask(lambda *_: Play(status=400, body=body), rows=9)
+    assert {outcome.kind for outcome in outcomes if isinstance(outcome, Failure)} == {"refused"}
+    assert len(outcomes) == len(server.seen) == 9
+
+
 def test_an_outage_of_ten_minutes_costs_few_requests_and_no_row() -> None:
     clock = FakeClock()
     outage = 600.0

@@ -8,7 +8,7 @@ import torch
 
 from cluster.runtime import InlineRef
 from learner.config import LearnerConfig, ObjectiveConfig
-from learner.worker import GroupInput
+from learner.group_input import GroupInput
 from rollout.features import FeatureExtractor
 from rollout.thinker import load_thinker
 from teacher.config import TeacherConfig

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationale_cache.keys import canonical, digest, imported_request, key_of, make_request
+from rationale_cache.keys import canonical, digest, imported_request, key_of, make_request, text_json
 from rationale_cache.types import Cue, RationaleRecord, RecordError, Request
 from tests.cache_scene import NOON, a_record
 
@@ -95,6 +95,12 @@ def test_the_order_of_names_does_not_matter(value: Any):
         return [turned(item) for item in value] if isinstance(value, list) else value
 
     assert canonical(turned(value)) == canonical(value)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=("Cs",)))), st.integers(-(2**53) + 1, 2**53 - 1))
+def test_the_fast_way_gives_the_same_json(texts: list[str], number: int):
+    value = {"b": texts, "a": number, "c": {"z": "".join(texts), "y": None}}
+    assert text_json(value) == canonical(value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**60, {1: "a"}, b"bytes", "\ud800", object()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ from omniopsd.bench.words import Level, WordTable, level2_homes, version_name
 
 Group = Callable[[str, Any, CaseTables], Iterator[Finding]]
 HALF_DIGIT = 5e-5 + 1e-9  # the table of released outputs is in percent with 4 decimals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasedFiles:
+    """What one checkpoint of a set is scored from; `sentiment` exists for sentiment sets."""
+
+    labels: Path
+    openset: Path
+    sentiment: Path
 
 
 def parse_cases(name: str, group: Any, tables: CaseTables) -> Iterator[Finding]:
@@ -131,21 +141,14 @@ def released_cases(name: str, group: Any, tables: CaseTables) -> Iterator[Findin
         one, folder = bench_set(set_name), tables.released / set_name
         for checkpoint, expected in rows.items():
             case = f"{set_name} {checkpoint}"
-            openset = sorted(folder.glob(f"**/checkpoint_{checkpoint}_*-openset.npz"))
-            labels = sorted(folder.glob(f"**/{one.layout.labels}")) or sorted(folder.glob("**/label*.npz"))
-            if not openset or not labels:
-                gone = "outputs" if labels else "labels"
+            files = _released_files(one, folder, checkpoint)
+            if isinstance(files, str):
                 yield Finding(
-                    case=case, what="", expected=expected, unchecked=f"not checked, no {gone} in {folder}"
+                    case=case, what="", expected=expected, unchecked=f"not checked, {files} in {folder}"
                 )
                 continue
-            yield Finding(
-                case=case,
-                what="percent",
-                expected=expected,
-                found=_released(one, labels[0], openset[0], tables),
-                tolerance=HALF_DIGIT,
-            )
+            found = _released(one, files, tables)
+            yield Finding(case=case, what="percent", expected=expected, found=found, tolerance=HALF_DIGIT)
 
 
 GROUPS: dict[str, Group] = {
@@ -221,19 +224,30 @@ def _covered(table: WordTable) -> list[int]:
     return [sum(bool(row[wheel]) for row in table.rows.values()) for wheel in range(WHEELS)]
 
 
-def _released(one: BenchSet, labels: Path, openset: Path, tables: CaseTables) -> list[float] | Raised:
-    words = None
-    if one.metric == "waf":
-        path = openset.with_name(f"{openset.stem}-sentiment.npz")
-        words = polarities(read_predictions(path), path)
-    score = score_set(
+def _released_files(one: BenchSet, folder: Path, checkpoint: str) -> ReleasedFiles | str:
+    """The files of one checkpoint, or what there is none of. Raises CasesError when there are several."""
+    outputs = sorted(folder.glob(f"**/checkpoint_{checkpoint}_*-openset.npz"))
+    labels = sorted(folder.glob(f"**/{one.layout.labels}")) or sorted(folder.glob("**/label*.npz"))
+    for what, paths in (("outputs", outputs), ("labels", labels)):
+        if not paths:
+            return f"no {what}"
+        if len(paths) > 1:
+            raise CasesError(f"{folder}: {paths[0].name} and {paths[1].name} could both be the {what}")
+    polarity = outputs[0].with_name(f"{outputs[0].stem}-sentiment.npz")
+    if one.metric == "waf" and not polarity.is_file():
+        return f"no {polarity.name}"
+    return ReleasedFiles(labels=labels[0], openset=outputs[0], sentiment=polarity)
+
+
+def _released(one: BenchSet, files: ReleasedFiles, tables: CaseTables) -> list[float]:
+    waf = one.metric == "waf"
+    detail = score_set(
         one,
-        read_labels(one, labels),
-        read_predictions(openset),
-        table=None if one.metric == "waf" else tables.table("affectgpt"),
-        sentiment=words,
-    )
-    detail = score.detail
+        read_labels(one, files.labels),
+        read_predictions(files.openset),
+        table=None if waf else tables.table("affectgpt"),
+        sentiment=polarities(read_predictions(files.sentiment), files.sentiment) if waf else None,
+    ).detail
     if isinstance(detail, HitRate):
         return [100 * detail.hitrate]
     if isinstance(detail, EwF1):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ TOLERANCE = 1e-9
 REMARKS = {"id", "why", "note", "notes", "comment", "source", "system", "definition"}
 VERSION_KEYS = {"version", "resource_version", "resource", "wheel_version"}
 INPUTS = ("gt", "pred", "level", "word", "in")
-ERROR_KEYS = ("error", "raises", "exception")
+ERROR_KEYS = ("error", "raises", "exception", "official_error")
+ERROR_NAME = re.compile(r"\b[A-Z]\w*(Error|Exception)\b")
 
 
 class CasesError(ValueError):
@@ -73,7 +75,8 @@ class CaseTables:
 
     def table(self, version: str) -> WordTable:
         """The compiled table, its hash compared with the official one."""
-        return self._tables[version] if version in self._tables else compile_words(self.sources(version))
+        self.sources(version)
+        return self._tables[version]
 
     @cached_property
     def _both(self) -> dict[str, WordSources]:
@@ -196,16 +199,14 @@ def require_keys(where: str, values: Mapping[str, Any], known: set[str]) -> None
         )
 
 
-def expected_error(*places: Any) -> Raised | None:
-    """The error that a case expects, wherever it says so."""
-    for place in places:
-        if isinstance(place, dict):
-            for key in ERROR_KEYS:
-                if isinstance(place.get(key), str):
-                    return Raised(error=place[key])
-        if isinstance(place, str) and place.endswith(("Error", "Exception")):
-            return Raised(error=place)
-    return None
+def expected_error(case: Mapping[str, Any], value: Any) -> Raised | None:
+    """The error that a case expects: under a key of its own or of its value, or named where the value would be."""
+    for place in (case, value if isinstance(value, dict) else {}):
+        for key in ERROR_KEYS:
+            if place.get(key):
+                return Raised(error=str(place[key]))
+    named = isinstance(value, str) and ERROR_NAME.search(value)
+    return Raised(error=str(value)) if named else None
 
 
 def _groups(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:

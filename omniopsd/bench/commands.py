@@ -70,9 +70,12 @@ def add_cases(parts: Any) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
+    from omniopsd.bench.score import ScoreError
     from omniopsd.bench.score_files import score_files, score_lines
     from omniopsd.durable import write_durably
 
+    if options.out is not None and not Path(options.out).parent.is_dir():
+        raise ScoreError(f"--out {options.out}: no such folder: {Path(options.out).parent}")
     score = score_files(
         options.dataset,
         labels=options.labels,

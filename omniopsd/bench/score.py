@@ -11,7 +11,8 @@ from typing import Any
 from omniopsd.bench.datasets import BenchSet, Metric
 from omniopsd.bench.labels import Gold
 from omniopsd.bench.lists import Labels, LoneBracketError, normal_labels
-from omniopsd.bench.metrics import EwF1, HitRate, Sentiment, ew_f1, hit_rate, sentiment
+from omniopsd.bench.metrics import EwF1, HitRate, Sentiment, ew_f1, hit_rate
+from omniopsd.bench.metrics import sentiment as sentiment_score
 from omniopsd.bench.overlaps import project
 from omniopsd.bench.words import WordTable
 
@@ -77,20 +78,17 @@ def score_set(
 
     Raises ScoreError when clips have no prediction and `allow_missing` is false, or names are unknown.
     """
+    readable, unreadable = _readable(predictions or {})
+    detail: HitRate | EwF1 | Sentiment
     if bench_set.metric == "waf":
-        return _score_sentiment(bench_set, gold, predictions, table, sentiment, allow_missing)
-    if predictions is None or table is None:
-        raise ScoreError(f"{bench_set.title} is scored on label lists and a word table; give both")
-    missing = _missing(bench_set, gold, predictions, "prediction", allow_missing)
-    readable, unreadable = _readable(predictions)
-    texts: dict[str, Labels] = {name: str(label) for name, label in gold.items()}
-    overlaps = project(texts, {**dict.fromkeys(missing), **readable}, table)
-    detail = hit_rate(overlaps) if bench_set.metric == "hit_rate" else ew_f1(overlaps)
-    value, safe = (
-        (detail.hitrate, detail.safe_hitrate)
-        if isinstance(detail, HitRate)
-        else (detail.fscore, detail.safe_fscore)
-    )
+        detail, missing = _by_polarity(bench_set, gold, sentiment, allow_missing)
+        if predictions is not None:
+            _missing(bench_set, gold, predictions, "prediction", allow_missing)
+    else:
+        if predictions is None or table is None:
+            raise ScoreError(f"{bench_set.title} is scored on label lists and a word table; give both")
+        detail, missing = _by_clusters(bench_set, gold, readable, table, allow_missing)
+    value, safe = _primary(detail)
     return SetScore(
         name=bench_set.name,
         metric=bench_set.metric,
@@ -102,8 +100,8 @@ def score_set(
         missing=tuple(missing),
         unreadable=tuple(unreadable),
         habits=label_habits(readable, table),
-        table_version=table.version,
-        table_sha256=table.sha256,
+        table_version=None if table is None else table.version,
+        table_sha256=None if table is None else table.sha256,
     )
 
 
@@ -111,7 +109,7 @@ def label_habits(predictions: Mapping[str, Labels], table: WordTable | None) -> 
     """Counts over label lists; None when there is no list."""
     if not predictions:
         return None
-    lists = [normal_labels(labels) for labels in predictions.values()]
+    lists = [[label for label in normal_labels(one) if label] for one in predictions.values()]
     labels = [label for one in lists for label in one]
     unknown = None if table is None else sum(label not in table for label in labels) / max(len(labels), 1)
     return LabelHabits(
@@ -121,40 +119,43 @@ def label_habits(predictions: Mapping[str, Labels], table: WordTable | None) -> 
     )
 
 
-def _score_sentiment(
+def _by_clusters(
     bench_set: BenchSet,
     gold: Mapping[str, Gold],
-    predictions: Mapping[str, Labels] | None,
-    table: WordTable | None,
-    words: Mapping[str, str] | None,
+    predictions: Mapping[str, Labels],
+    table: WordTable,
     allow_missing: bool,
-) -> SetScore:
-    if words is None:
+) -> tuple[HitRate | EwF1, list[str]]:
+    missing = _missing(bench_set, gold, predictions, "prediction", allow_missing)
+    texts: dict[str, Labels] = {name: str(label) for name, label in gold.items()}
+    overlaps = project(texts, {**dict.fromkeys(missing), **predictions}, table)
+    return (hit_rate(overlaps) if bench_set.metric == "hit_rate" else ew_f1(overlaps)), missing
+
+
+def _by_polarity(
+    bench_set: BenchSet,
+    gold: Mapping[str, Gold],
+    polarities: Mapping[str, str] | None,
+    allow_missing: bool,
+) -> tuple[Sentiment, list[str]]:
+    if polarities is None:
         raise ScoreError(
             f"{bench_set.title} is scored on polarities; give the -openset-sentiment.npz with --sentiment"
         )
-    missing = _missing(bench_set, gold, words, "polarity", allow_missing)
-    if predictions is not None:
-        _missing(bench_set, gold, predictions, "prediction", allow_missing)
+    missing = _missing(bench_set, gold, polarities, "polarity", allow_missing)
     values = {name: float(value) for name, value in gold.items()}
     # Not naming a polarity would be right for a negative clip: a missing one gets the wrong side.
     wrong = {name: NOT_POSITIVE if values[name] > 0 else POSITIVE for name in missing}
-    detail = sentiment(list(values.values()), [wrong.get(name) or words[name] for name in values])
-    readable, unreadable = _readable(predictions or {})
-    return SetScore(
-        name=bench_set.name,
-        metric=bench_set.metric,
-        value=detail.waf,
-        safe=detail.safe_waf,
-        detail=detail,
-        clips=len(gold),
-        official_clips=bench_set.clips,
-        missing=tuple(missing),
-        unreadable=tuple(unreadable),
-        habits=label_habits(readable, table),
-        table_version=None if table is None else table.version,
-        table_sha256=None if table is None else table.sha256,
-    )
+    words = [wrong.get(name) or polarities[name] for name in values]
+    return sentiment_score(list(values.values()), words), missing
+
+
+def _primary(detail: HitRate | EwF1 | Sentiment) -> tuple[float, float]:
+    if isinstance(detail, HitRate):
+        return detail.hitrate, detail.safe_hitrate
+    if isinstance(detail, EwF1):
+        return detail.fscore, detail.safe_fscore
+    return detail.waf, detail.safe_waf
 
 
 def _missing(

@@ -80,7 +80,7 @@ def _remarks(score: SetScore) -> Iterator[str]:
         yield f'{len(score.unreadable)} lists are a lone "[", where the official code stops; counted as empty: {clips}'
     if score.table_sha256 is not None:
         yield f"word table {score.table_version}, sha256 {score.table_sha256}"
-    if score.table_version == "own":
+    if score.table_version == "own" and score.metric != "waf":
         yield "scored with the built-in word table: not a MER-UniBench score"
 
 
