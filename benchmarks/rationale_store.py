@@ -2,13 +2,14 @@
 
     python -m benchmarks.rationale_store --out rationale_store.json [--rows 1000000] [--folder DIR]
 
-The folder (about 4 GB at a million rows, removed at the end) gets a cache of random words, of the lengths of real
+The folder (about 6 GB at a million rows, removed at the end) gets a cache of random words, of the lengths of real
 rationales. Each measurement is a process of its own. `store` is `CacheReader.get`; the plain alternatives
 give the same record from the same rows: `sqlite` (a table with the key as primary key and the row as JSON) and
 `parquet` (a pyarrow data set filtered by key). Only the ratios inside one run mean something. Latency is wall
-time and CPU time of each call in microseconds: on a busy machine the wall time of the slowest calls is the
-scheduler's. Memory is from /proc/self/smaps_rollup (Linux): `anonymous` is the process's own, the rest of
-`rss` are pages of the mapped index, which all readers share.
+time and CPU time of each call in microseconds. On a busy machine the wall time of the slowest calls is the
+scheduler's; `store_real_time` is the store once more in a process that cannot be interrupted (needs root). Memory
+is from /proc/self/smaps_rollup (Linux): `anonymous` is the process's own, the rest of `rss` are pages of the
+mapped index and of libraries, which all readers share.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import sqlite3
@@ -73,7 +75,7 @@ def main() -> None:
     result: dict[str, Any] = {"rows": args.rows}
     try:
         keep(result, "build", build(folder, args.rows), args.out)
-        for name in ("open", "store", "sqlite", "parquet"):
+        for name in ("open", "store", "store_real_time", "sqlite", "parquet"):
             keep(result, name, child(name, folder, args.rows), args.out)
         keep(result, "ratios", ratios(result), args.out)
         for name in ("readers", "verify"):
@@ -222,6 +224,15 @@ def measure_store(folder: Path, rows: int) -> dict[str, Any]:
         marks.append(memory())
         missing = latencies(reader.get, [digest(f"nothing {at}") for at in range(20_000)], there=False)
     return {"first": first, "again": again, "missing": missing, "memory": marks} | again
+
+
+def measure_store_real_time(folder: Path, rows: int) -> dict[str, Any]:
+    """`measure_store` in a process that nobody interrupts (SCHED_FIFO): what a look-up takes on an idle core."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        return {"skipped": "real-time scheduling needs root or CAP_SYS_NICE"}
+    return measure_store(folder, rows)
 
 
 def measure_sqlite(folder: Path, rows: int) -> dict[str, Any]:
