@@ -29,7 +29,9 @@ HOSTS = ("127.0.0.21", "127.0.0.22")
 YAML = """\
 name: s{pid}
 provider: ssh
-ssh: {{user: {user}, key: {folder}/key, port: {port}, known_hosts: {folder}/known, ray_port: {ray}, dashboard_port: {dashboard}}}
+ssh:
+  {{user: {user}, key: {folder}/key, port: {port}, known_hosts: {folder}/known, ray_port: {ray},
+    dashboard_port: {dashboard}}}
 head: {{host: {hosts[0]}, cpus: 2, object_store_gib: 0.1}}
 workers:
   - {{name: gpu, hosts: [{hosts[1]}], cpus: 2, gpus: 2, object_store_gib: 0.1}}
