@@ -19,8 +19,9 @@ import numpy as np
 from cluster.runtime import Actor, InlineRuntime, Ref, Resources, Runtime, RuntimeFault
 from learner.config import LearnerConfig, ObjectiveConfig
 from learner.engine import LearnerFault
+from learner.group_input import GroupInput
 from learner.types import StepPlan, StepReport
-from learner.worker import GroupInput, LearnerWorker, PeerFault
+from learner.worker import LearnerWorker, PeerFault
 from rollout.config import ModelConfig, WeightsConfig
 from rollout.pool import NcclClient
 from rollout.types import MediaUse, Rendered, WeightUpdate, WireTensor
@@ -215,7 +216,7 @@ def _means(reports: list[StepReport], tokens: int) -> dict[str, float]:
         elif name in ("truncated", "aborted"):
             means[name] = value
         elif not name.startswith("tokens_bin_"):
-            means[name] = value / tokens
+            means[name] = value / max(tokens, 1)
     return means
 
 

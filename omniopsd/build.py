@@ -19,17 +19,18 @@ from teacher.pool import resources as teacher_resources
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The running parts of one training."""
+    """The running parts of one training; `teacher` as `has_pool` says."""
 
     rollout: RolloutPool
-    teacher: TeacherPool
+    teacher: TeacherPool | None
     learner: LearnerGroup
     transport: Transport
 
     def wait_ready(self) -> None:
         """Raises what the start of any part raised."""
         self.rollout.wait_ready()
-        self.teacher.wait_ready()
+        if self.teacher is not None:
+            self.teacher.wait_ready()
         self.learner.wait_ready()
         if self.transport == "nccl":
             self.learner.join_engines(self.rollout.nccl_client())
@@ -40,13 +41,13 @@ def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
     runtime.require_same(identity_files(config.model.path))
     runtime.reserve(placement(roles(config), config.runtime.colocate))
     spec = ScoreSpec(
-        support=config.objective.support,
+        support=config.objective.transport,
         top_k=config.objective.top_k,
         temperature=config.objective.temperature,
     )
     return Parts(
         rollout=RolloutPool(runtime, config.model, config.rollout, config.weights),
-        teacher=TeacherPool(runtime, config.model, config.teacher, spec),
+        teacher=TeacherPool(runtime, config.model, config.teacher, spec) if has_pool(config) else None,
         learner=LearnerGroup(
             runtime, config.model, config.learner, config.objective, config.teacher, config.weights
         ),
@@ -54,11 +55,16 @@ def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
     )
 
 
+def has_pool(config: RunConfig) -> bool:
+    """Whether teachers of their own score; not where the objective has none, or the learner scores for itself."""
+    return config.objective.has_teacher and not config.teacher.colocated
+
+
 def roles(config: RunConfig) -> list[Role]:
     """The actors of a run and what each reserves."""
     return [
         _role("rollout", config.rollout.replicas, rollout_resources(config.rollout)),
-        _role("teacher", config.teacher.replicas, teacher_resources(config.teacher)),
+        _role("teacher", config.teacher.replicas * has_pool(config), teacher_resources(config.teacher)),
         _role("learner", config.learner.ranks, learner_resources(config.learner)),
     ]
 

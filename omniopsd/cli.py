@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.runtime import RuntimeFault
+from omniopsd.bench.commands import add_commands as add_bench_commands
+from omniopsd.rationales.commands import add_commands as add_rationale_commands
 from omniopsd.stop import STOPPED, Stopped
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -61,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_coldstart(commands)
     _add_demo(commands)
+    add_bench_commands(commands)
+    add_rationale_commands(commands)
     return top
 
 
@@ -101,6 +105,15 @@ def _mer_mini(options: argparse.Namespace) -> None:
     from omniopsd.mer_mini.write import write_mer_mini
 
     write_mer_mini(options.out, clips=options.clips, seed=options.seed, looks=options.looks)
+
+
+def _mer_mini_bench(options: argparse.Namespace) -> None:
+    from omniopsd.mer_mini.bench_sets import write_mini_bench
+
+    folder = write_mini_bench(
+        options.out, options.clips, options.val_clips, options.seed, faces=options.faces
+    )
+    print(f"{folder}: nine miniature sets, {options.clips} scored clips each")
 
 
 def _coldstart(options: argparse.Namespace) -> None:
@@ -168,6 +181,23 @@ def _add_data(commands: Any) -> None:
     command.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides every clip (default 0)")
     command.add_argument(
         "--looks", choices=("train", "test"), default="train", help="how the clips are drawn and spoken"
+    )
+    text = "nine miniature sets in the folder layout of MER-UniBench"
+    command = _command(sets, "mer-mini-bench", _mer_mini_bench, text)
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    command.add_argument(
+        "--clips", type=_count, default=128, metavar="N", help="scored clips of each set (default 128)"
+    )
+    command.add_argument(
+        "--val-clips",
+        type=_count,
+        default=32,
+        metavar="N",
+        help="validation clips where a set has them (default 32)",
+    )
+    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides every clip (default 0)")
+    command.add_argument(
+        "--faces", action="store_true", help="also write openface_face/*.npy (600 kB a clip)"
     )
 
 

@@ -14,6 +14,13 @@ from rollout.types import Prompt, RolloutGroup, SamplingSpec, WeightUpdate
 from rollout.weights import WeightFault, require_receipts
 from rollout.worker import RolloutWorker
 
+VLLM_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutCall:
@@ -139,18 +146,8 @@ class NcclClient:
 
 def resources(rollout: RolloutConfig) -> Resources:
     """What one engine reserves, and the environment that vLLM needs from its process's start."""
-    threads = str(max(1, int(rollout.cpus)))
-    return Resources(
-        cpus=rollout.cpus,
-        gpus=rollout.gpus,
-        env={
-            "OMP_NUM_THREADS": threads,
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-        },
-    )
+    threads = {"OMP_NUM_THREADS": str(max(1, int(rollout.cpus)))}
+    return Resources(cpus=rollout.cpus, gpus=rollout.gpus, env=threads | VLLM_ENVIRONMENT)
 
 
 def _parts(items: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -41,6 +41,16 @@ class TeacherConfig(BaseModel):
     """`trust_region`: the teacher is first + trust x (student - first), weight by weight."""
     missing: Literal["fail", "skip"] = "fail"
     """A sample without the evidence that `privilege` needs: an error, or left out of the data (and counted)."""
+    scorer: Literal["transformers", "vllm", "colocated"] = "transformers"
+    """Plain transformers (every support), an own vLLM engine (`objective.support: sampled` or `topk`), which can
+    spread one teacher over several GPUs, or the learner itself with its adapters off (`colocated`: a frozen teacher
+    under `learner.lora`, without a second copy of the model)."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs of one vLLM teacher."""
+    memory_fraction: float = Field(default=0.2, gt=0, le=1)
+    """Share of the device's memory for a vLLM teacher (`gpu_memory_utilization`)."""
+    kv_cache_gib: float = Field(default=1.0, gt=0)
+    """Key-value cache of a vLLM teacher on the CPU; on GPUs `memory_fraction` decides."""
     replicas: int = Field(default=1, ge=1)
     """Teachers in the pool; each is one Ray actor with one copy of the model."""
     cpus: float = Field(default=1.0, gt=0)
@@ -51,3 +61,8 @@ class TeacherConfig(BaseModel):
     """Most tokens of one forward pass; groups are packed up to it."""
     timeout_seconds: float = Field(default=600.0, gt=0)
     """Longest wait for one score call before the step fails."""
+
+    @property
+    def colocated(self) -> bool:
+        """Whether the learner scores for itself, and there is no pool."""
+        return self.scorer == "colocated"

@@ -10,6 +10,7 @@ import numpy as np
 
 from cluster.runtime import Ref, Resources, Runtime, fetch
 from rollout.config import ModelConfig
+from rollout.pool import VLLM_ENVIRONMENT
 from rollout.types import WeightReceipt, WeightUpdate
 from rollout.weights import require_receipts
 from teacher.config import TeacherConfig
@@ -32,7 +33,9 @@ class TeacherPool:
     def __init__(self, runtime: Runtime, model: ModelConfig, teacher: TeacherConfig, spec: ScoreSpec) -> None:
         self.config, self.spec = teacher, spec
         self.actors = [
-            runtime.start(f"teacher-{index}", resources(teacher), TeacherWorker, index, model, teacher)
+            runtime.start(
+                f"teacher-{index}", resources(teacher), TeacherWorker, index, model, teacher, spec.top_k
+            )
             for index in range(teacher.replicas)
         ]
         self._turn = count()
@@ -46,6 +49,11 @@ class TeacherPool:
         actor = self.actors[next(self._turn) % len(self.actors)]
         spec = self.spec
         return actor.call(TeacherWorker.score, requests, spec.support, spec.top_k, spec.temperature)
+
+    def score_sampled(self, requests: Sequence[ScoreRequest]) -> Ref[list[GroupScore]]:
+        """As `score`, for the log-probs of the given tokens alone: what a measurement needs."""
+        actor = self.actors[next(self._turn) % len(self.actors)]
+        return actor.call(TeacherWorker.score, requests, "sampled", self.spec.top_k, self.spec.temperature)
 
     def answer(self, contexts: Sequence[PrivilegedContext], max_new_tokens: int) -> list[np.ndarray]:
         """Greedy answers of the privileged teacher, in the order of the contexts."""
@@ -79,5 +87,6 @@ class TeacherPool:
 
 def resources(teacher: TeacherConfig) -> Resources:
     """What one teacher reserves."""
-    threads = str(max(1, int(teacher.cpus)))
-    return Resources(cpus=teacher.cpus, gpus=teacher.gpus, env={"OMP_NUM_THREADS": threads})
+    threads = {"OMP_NUM_THREADS": str(max(1, int(teacher.cpus)))}
+    engine = VLLM_ENVIRONMENT if teacher.scorer == "vllm" else {}
+    return Resources(cpus=teacher.cpus, gpus=teacher.gpus, env=threads | engine)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -74,11 +74,11 @@ class FollowedWeight:
 
 
 class TeacherWeights:
-    """Applies one rule to the parameters of one model."""
+    """Applies one rule to the parameters of one model, by name."""
 
-    def __init__(self, model: torch.nn.Module, config: TeacherConfig) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], config: TeacherConfig) -> None:
         self.config, self.version = config, 0
-        self._followed = {name: FollowedWeight(p, config) for name, p in model.named_parameters()}
+        self._followed = {name: FollowedWeight(p, config) for name, p in parameters.items()}
 
     def follow(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Take in some of the student's new weights; raises KeyError for an unknown name."""

@@ -30,7 +30,10 @@ def test_it_has_the_digest_of_a_teacher_that_got_the_same_pushes(rule: str, dtyp
     first, *later = pushes(dtype)
     model = torch.nn.Linear(5, 7, bias=False)
     model.weight = torch.nn.Parameter(first.clone(), requires_grad=False)
-    teacher, head = TeacherWeights(model, config(rule)), TeacherHead(first, config(rule))
+    teacher, head = (
+        TeacherWeights(dict(model.named_parameters()), config(rule)),
+        TeacherHead(first, config(rule)),
+    )
     for new in later:
         if rule != "frozen":
             teacher.follow([("weight", new)])

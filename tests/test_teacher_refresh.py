@@ -26,17 +26,21 @@ def model(value: float) -> torch.nn.Linear:
     return layer
 
 
+def named(layer: torch.nn.Linear) -> dict[str, torch.Tensor]:
+    return dict(layer.named_parameters())
+
+
 @pytest.mark.parametrize(("rule", "wanted"), RULES.items())
 def test_what_one_push_makes_of_the_weights(rule: str, wanted: float) -> None:
     teacher = model(1.0)
     config = TeacherConfig(weights=rule, ema=0.9, trust=0.25)  # type: ignore[arg-type]
-    TeacherWeights(teacher, config).follow([("weight", torch.full((2, 2), 5.0))])
+    TeacherWeights(named(teacher), config).follow([("weight", torch.full((2, 2), 5.0))])
     assert teacher.weight == pytest.approx(torch.full((2, 2), wanted))
 
 
 def test_trust_is_measured_from_the_first_weights_not_from_the_last() -> None:
     teacher = model(1.0)
-    weights = TeacherWeights(teacher, TeacherConfig(weights="trust_region", trust=0.5))
+    weights = TeacherWeights(named(teacher), TeacherConfig(weights="trust_region", trust=0.5))
     for _ in range(9):
         weights.follow([("weight", torch.full((2, 2), 5.0))])
     assert teacher.weight == pytest.approx(torch.full((2, 2), 3.0))
@@ -45,7 +49,8 @@ def test_trust_is_measured_from_the_first_weights_not_from_the_last() -> None:
 @pytest.mark.parametrize("rule", ["ema", "hard", "gated"])
 def test_a_checkpoint_brings_weights_and_version_back(rule: str, tmp_path: Path) -> None:
     config = TeacherConfig(weights=rule, ema=0.9)  # type: ignore[arg-type]
-    one, other = TeacherWeights(first := model(1.0), config), TeacherWeights(second := model(1.0), config)
+    first, second = model(1.0), model(1.0)
+    one, other = TeacherWeights(named(first), config), TeacherWeights(named(second), config)
     one.follow([("weight", torch.full((2, 2), 5.0))])
     one.version = 7
     one.save(tmp_path)

@@ -20,7 +20,7 @@ from omniopsd.loop import TrainLoop
 from omniopsd.metrics import read
 from omniopsd.rollout_log import read_rollouts
 from omniopsd.run_folder import RunFolder
-from omniopsd.train import TrainError, train
+from omniopsd.train import train
 from rollout.thinker import load_thinker, read_weights
 from tests.run_scene import held_out, run_config, run_yaml
 
@@ -125,11 +125,6 @@ def test_training_on_the_test_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckError, match="6 of 6 samples are in data.train too"):
         train(config.model_copy(update={"data": cheating}))
     assert not (tmp_path / "runs").exists()
-
-
-def test_supervised_configs_belong_to_the_cold_start(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="use `omniopsd coldstart`"):
-        train(run_config(tmp_path, objective={"divergence": "cross_entropy"}))
 
 
 def test_a_finished_run_is_not_trained_again(
