@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omniopsd.yaml_file import ConfigError
 
 from cluster.yaml_file import ConfigError
 from omniopsd.check import CheckError, require_sound
