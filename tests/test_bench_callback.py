@@ -50,6 +50,7 @@ def test_the_best_checkpoint_stays_through_later_ones_and_a_resume(clips: Path, 
     best = best_step(found["steps"])
     assert found["best"] == best and kept(folder) == sorted({f"step_{best:06d}", "step_000003"})
     assert any(f"best: step {best}" in line for line in results_lines(folder.path))
+    assert f"The checkpoint of step {best} scored best" in folder.report_path.read_text()
     # step 3 was never measured, as after a kill between its checkpoint and its scores; step 4 is new
     steps = {name: result for name, result in found["steps"].items() if name != "3"}
     (folder.path / "bench.json").write_text(json.dumps(found | {"steps": steps}))
