@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from omniopsd.bench.callback import BenchCallbackError, best_step, chosen_on_test, results_lines
+from omniopsd.bench.callback import BenchCallbackError
 from omniopsd.bench.run import run
 from omniopsd.bench.run_options import RunOptions
+from omniopsd.bench.run_results import best_step, chosen_on_test, results_lines
 from omniopsd.checkpoint import CheckpointState, CheckpointStore
 from omniopsd.config_file import ConfigError, load_config
 from omniopsd.run_folder import RunFolder

@@ -5,14 +5,14 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from omniopsd.bench.callback import SELECTED_ON_TEST, read_results
+from omniopsd.bench.run_results import SELECTED_ON_TEST, read_results
 from omniopsd.report_charts import Series, line_chart
 
 COLOURS = 6
 
 
 def bench_section(run: Path) -> str:
-    """HTML of the section; empty text when the run has no benchmark scores. Raises BenchCallbackError."""
+    """HTML of the section; empty text when the run has no benchmark scores. Raises RunResultsError."""
     results = read_results(run)
     steps = {int(name): result for name, result in results.get("steps", {}).items()}
     if not steps:
