@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omniopsd.yaml_file import ConfigError
 
 from omniopsd.check import CheckError, require_sound
 from omniopsd.config import RunConfig
@@ -29,9 +30,8 @@ from omniopsd.rationales.progress import progress_line
 from omniopsd.rationales.requests import RequestBook, task_text
 from omniopsd.rollout_log import read_rollouts
 from omniopsd.samples import read_samples
-from omniopsd.yaml_file import ConfigError
-from rationale_cache.make import Tally
 from rationale_cache.reader import CacheReader
+from rationale_cache.tally import Tally
 from rationale_cache.types import Rationale
 from rollout.renderer import Renderer
 from teacher.context import EvidenceBook, Privileged

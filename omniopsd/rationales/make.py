@@ -17,8 +17,10 @@ from omniopsd.samples import Sample, read_samples
 from rationale_cache.config import RationaleCacheConfig
 from rationale_cache.endpoint import Endpoint
 from rationale_cache.errors import CacheLocked
+from rationale_cache.job import Job
 from rationale_cache.keys import IMPORTED
-from rationale_cache.make import Job, Maker, Tally
+from rationale_cache.make import Maker
+from rationale_cache.tally import Tally
 from rationale_cache.writer import CacheWriter
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -14,8 +14,8 @@ from typing import Any
 
 from omniopsd.samples import Sample
 from rationale_cache.config import Kind, RationaleCacheConfig
+from rationale_cache.job import Job
 from rationale_cache.keys import IMPORTED, imported_request, key_of, make_request
-from rationale_cache.make import Job
 from rationale_cache.payload import Medium, Payload, make_payload
 from rationale_cache.prompt import fill, sampling, template_of
 from rationale_cache.types import Request
