@@ -41,7 +41,7 @@ def make(config: RunConfig, *, wait: bool = False) -> Tally:
     if cache.model.startswith(IMPORTED):
         raise RationaleError(f"rationale_cache.model is {cache.model!r}: imported rationales cannot be made")
     book = RequestBook(cache, config.data.media)
-    jobs = [book.job(sample) for sample in samples_to_make(config)]
+    jobs = book.jobs(samples_to_make(config))
     console = Console()
     with _writer(cache, console, wait) as writer:
         for notice in writer.notices:

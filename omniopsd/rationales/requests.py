@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rollout.media import MediaError, decode_media, resolve_path
 from rollout.messages import MediaPart, TextPart
 
 CHUNK = 2**20
+READERS = 8
 
 
 class RequestBook:
@@ -67,6 +69,17 @@ class RequestBook:
             kinds=frozenset(self.kinds(sample)),
             payload=partial(self.payload, sample),
         )
+
+    def keys(self, samples: Sequence[Sample]) -> dict[str, str]:
+        """The key of each sample, by sample id; files are read by several threads."""
+        with ThreadPoolExecutor(READERS) as pool:
+            keys = pool.map(self.key, samples)
+            return {sample.sample_id: key for sample, key in zip(samples, keys, strict=True)}
+
+    def jobs(self, samples: Sequence[Sample]) -> list[Job]:
+        """What there is to make for each sample; files are read by several threads."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self.job, samples))
 
     def payload(self, sample: Sample) -> Payload:
         """The request's messages, media decoded and encoded. Raises MediaError."""
