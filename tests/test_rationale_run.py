@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omniopsd.yaml_file import ConfigError
 
+from cluster.yaml_file import ConfigError
 from omniopsd.check import CheckError, require_sound
 from omniopsd.config import RunConfig
 from omniopsd.config_file import load_config
