@@ -328,11 +328,12 @@ def _roles(config: RunConfig) -> Iterator[tuple[RolloutConfig | TeacherConfig | 
 def _alarms(config: RunConfig) -> Iterator[Finding]:
     gain, telemetry = config.alarms.gain, config.telemetry
     unmeasured = telemetry.reference_every is None or telemetry.reference_every > config.run.steps
-    if gain.action == "stop" and (unmeasured or not config.objective.has_teacher):
+    pool = config.objective.has_teacher and not config.teacher.colocated
+    if gain.action == "stop" and (unmeasured or not pool):
         yield (
             "alarms.gain.action",
             "stop needs reference_gain, which this run never measures; set telemetry.reference_every below "
-            "run.steps with an objective that has a teacher, or write warn",
+            "run.steps with a pool of teachers, or write warn",
         )
     if telemetry.answer_driven_every is not None and config.teacher.privilege == "none":
         yield (

@@ -71,11 +71,11 @@ def _program(config: RunConfig) -> Iterator[Finding]:
         alarm = getattr(config.alarms, name)
         for key in set(type(alarm).model_fields) - {"action"} if alarm.action == "off" else ():
             yield f"alarms.{name}.{key}", "no effect with action: off; leave it out, or write warn or stop"
-    if not objective.has_teacher:
+    if not objective.has_teacher or config.teacher.colocated:
         for name in ("samples", "reference_every", "plain_every", "answer_driven_every"):
             yield (
                 f"telemetry.{name}",
-                f"no effect: objective.divergence {objective.divergence} has no teacher; leave it out",
+                "no effect without a pool of teachers (objective.divergence, teacher.colocated); leave it out",
             )
     if config.data.test is None:
         kept = {"bench"} if config.eval.bench is None else {"bench", "every"}

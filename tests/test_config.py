@@ -153,9 +153,9 @@ def test_all_problems_at_once_each_with_its_place(load):
         "run.yaml:14: learner.gpus: expected 0 or 1, found 2",
         'run.yaml:15: learner.lora.rnk: unknown key; did you mean "rank"?',
         'run.yaml:16: objective.lr: unknown key; did you mean "learner.lr"?',
-        "run.yaml:17: eval.metric: unknown key; known here: every, samples, teacher",
+        "run.yaml:17: eval.metric: unknown key; known here: every, samples, teacher, bench",
         "run.yaml:18: foo: unknown key; known here: run, model, data, rationale_cache, rollout, teacher, "
-        "objective, learner, weights, runtime, checkpoint, eval",
+        "objective, learner, weights, runtime, checkpoint, eval, telemetry, alarms",
         "--set learner.lr: expected a value above 0.0, found -1",
         '--set rollot.x: rollot: unknown key; did you mean "rollout"?',
     ]

@@ -24,11 +24,11 @@ YAMLS = sorted(Path(evidence.__file__).parent.glob("*.yaml"))
 
 def tiny(experiment: Experiment, arms: dict[str, Any]) -> Experiment:
     """Two steps of two clips and a test of six items."""
-    run = json.loads(json.dumps(experiment.run))
+    run = json.loads(json.dumps(experiment.common))
     run["run"] |= {"steps": 2, "samples_per_step": 2}
     run["learner"]["warmup_steps"] = 0
     run["rollout"] |= {"rollouts_per_sample": 2, "max_new_tokens": 4}
-    changed = {"run": run, "arms": arms, "data": TrainData(clips=18), "test_clips": 6, "gap": False}
+    changed = {"common": run, "arms": arms, "data": TrainData(clips=18), "test_clips": 6, "gap": False}
     return experiment.model_copy(update=changed | {"tests": ("in-domain",)})
 
 
@@ -94,7 +94,7 @@ def test_seeds_come_first_and_done_runs_are_left_out(tmp_path: Path):
 
 def test_a_reference_must_be_an_arm():
     with pytest.raises(ValueError, match="reference is 'b'; write one of a"):
-        Experiment(name="x", question="?", reference="b", run={}, arms={"a": {}})
+        Experiment(name="x", question="?", reference="b", common={}, arms={"a": {}})
 
 
 def test_estimates_and_pairs_by_hand():
@@ -156,3 +156,22 @@ def test_the_page_and_its_figures_are_current():
     assert evidence.PAGE.read_text() == page, again
     assert {name: (evidence.FIGURES / name).read_text() for name in figures} == figures, again
     assert "MER-UniBench result" in page
+
+
+def collapses() -> list[Path]:
+    return sorted((evidence.RESULTS / "collapse").glob("live.*.json"))
+
+
+@pytest.mark.parametrize("path", collapses(), ids=lambda path: path.stem)
+def test_the_alarms_catch_the_collapse_of_a_live_teacher_by_step_20(path: Path):
+    curves = json.loads(path.read_text())["curves"]
+    names = ("format_rate", "response_length_p95", "divergence")
+    history = [
+        {"step": step} | dict(zip(names, values, strict=True))
+        for step, values in enumerate(zip(*(curves[name] for name in names), strict=True), start=1)
+    ]
+    assert min(first_alarms(history, AlarmsConfig()).values()) <= 20
+
+
+def test_there_is_a_real_collapse_to_catch():
+    assert collapses()

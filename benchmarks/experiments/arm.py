@@ -63,7 +63,7 @@ class ArmRunner:
             result["tests_with_evidence"] = _record(examiner.answers(model, evidence=True))
         result["seconds"] = time.monotonic() - begin
         shutil.rmtree(Path(config.run.root) / config.run.name, ignore_errors=True)
-        return result | {"settings": config.model_dump(mode="json"), "provenance": provenance_now()}
+        return result | {"settings": _settings(config), "provenance": provenance_now()}
 
     def config(self, arm: str, seed: int) -> RunConfig:
         """The run config of one arm and seed. Raises ConfigError."""
@@ -112,6 +112,13 @@ def first_alarms(rows: list[dict[str, Any]], config: AlarmsConfig) -> dict[str, 
         for alarm in alarms(rows[:at], config):
             first.setdefault(alarm.name, row["step"])
     return first
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """The whole run config but for the paths of this machine."""
+    return config.model_dump(
+        mode="json", exclude={"run": {"root"}, "model": {"path"}, "data": {"train"}, "rationale_cache": True}
+    )
 
 
 def _curves(rows: list[dict[str, Any]]) -> dict[str, list[float]]:

@@ -66,6 +66,8 @@ def build() -> tuple[str, dict[str, str]]:
         page.append(f"![Accuracy by arm and test, with intervals](figures/{name})\n")
         if experiment.claims:
             page.append(_claims(experiment.claims, experiment.name, results))
+        if experiment.alarms:
+            page.append(_alarms(own))
         if experiment.gap:
             page.append(_gap(experiment, own))
     return "\n".join(page), figures
@@ -174,6 +176,20 @@ def _claims(claims: Sequence[Claim], name: str, results: dict[str, Results]) -> 
                 rows.append([claim.says, test, _signed(found), str(found.seeds), said[found.verdict()]])
     return "What was expected, and what came. Difference in accuracy, seed by seed.\n\n" + _table(
         ["claim", "test", "difference", "seeds", "verdict"], rows
+    )
+
+
+def _alarms(own: Results) -> str:
+    """When each alarm first held, run by run, and `format_rate` on the way."""
+    rows = []
+    for arm, runs in own.items():
+        for seed, run in sorted(runs.items()):
+            first = [f"{name} at step {step}" for name, step in sorted(run["first_alarms"].items())]
+            rates = run["curves"]["format_rate"]
+            shown = [f"{rates[at - 1]:.2f}" for at in (1, 10, 15, 20, 30) if at <= len(rates)]
+            rows.append([arm, str(seed), ", ".join(first) or "none", " ".join(shown)])
+    return "First alarms, with the default thresholds.\n\n" + _table(
+        ["arm", "seed", "alarms", "form at steps 1, 10, 15, 20, 30"], rows
     )
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.yaml_file import read_document
 from omniopsd.mer_mini.emotions import Condition
 
 SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -55,7 +55,7 @@ class Arm(BaseModel):
     data: TrainData | None = None
     """In place of the experiment's."""
     set: dict[str, Any] = {}
-    """Changes of `run`, dotted keys."""
+    """Changes of `common`, dotted keys; null takes a key or section away."""
 
 
 class Claim(BaseModel):
@@ -97,8 +97,10 @@ class Experiment(BaseModel):
     """What is judged, with numbers, in docs/evidence.md."""
     gap: bool = False
     """Measure the privileged teacher on the training clips before the first step: the pre-flight gap."""
-    run: dict[str, Any]
-    """The run config, without paths, names and seeds."""
+    alarms: bool = False
+    """Tell in docs/evidence.md when each alarm first held, and how the form of the answers went."""
+    common: dict[str, Any]
+    """The run config of all arms, without paths, names and seeds."""
     arms: dict[str, Arm]
     """By name."""
 
@@ -115,7 +117,7 @@ class Experiment(BaseModel):
     def settings(self, arm: str, own: Mapping[str, Any]) -> dict[str, Any]:
         """The nested run config of one arm, with the harness's `own` dotted keys over it."""
         content: dict[str, Any] = {}
-        for key, value in _flat(self.run):
+        for key, value in _flat(self.common):
             _put(content, key, value)
         for key, value in {**self.arms[arm].set, **own}.items():
             _put(content, key, value)
@@ -123,14 +125,8 @@ class Experiment(BaseModel):
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Raises ExperimentError on YAML that cannot be read, pydantic's ValidationError on one that makes no sense."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ExperimentError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise ExperimentError(f"{path}: expected sections such as name, run and arms")
-    return Experiment(**content)
+    """Raises ConfigError on YAML that cannot be read, pydantic's ValidationError on one that makes no sense."""
+    return Experiment(**read_document(path).values)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
