@@ -12,7 +12,13 @@ import pytest
 import soundfile
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperConfig
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from omniopsd.answers import judge
@@ -25,6 +31,7 @@ from rollout.types import Media
 EXAMPLE = Path(__file__).parent.parent / "examples" / "ravdess"
 sys.path.insert(0, str(EXAMPLE))  # the example's files import each other as scripts do
 
+import calibrate_audio  # noqa: E402
 import make_data  # noqa: E402
 import student  # noqa: E402
 import student_check  # noqa: E402
@@ -240,6 +247,29 @@ def test_the_check_sees_a_wrong_weight() -> None:
         thinker.audio_tower.layers[0].fc1.bias += 0.5
     assert student_check.text_difference(thinker, language.model, tokenizer) > 1e-3
     assert student_check.audio_difference(thinker.audio_tower, whisper) > 1e-3
+
+
+def test_calibrated_audio_differs_between_clips() -> None:
+    language, whisper = tiny_language(), tiny_whisper()
+    config = student.full_config(
+        language.model.config, whisper.config, student.make_tokenizer(language.tokenizer), 2
+    )
+    thinker = student.compose(language, whisper, config, 0)
+    extractor = WhisperFeatureExtractor(chunk_length=2)
+    waves = [tone(hz, seconds=1.0) for hz in (110, 160, 230, 330)]
+    mel = extractor(waves[0], sampling_rate=voice_evidence.RATE, return_tensors="pt").input_features[0]
+
+    def likeness() -> float:
+        """How much of the rows' energy is common to all of a clip, beside the mean text embedding."""
+        with torch.no_grad():
+            rows = thinker.audio_tower(mel[:, :140], feature_lens=torch.tensor([140])).last_hidden_state
+            rows = rows - thinker.model.embed_tokens.weight.mean(0)
+        return float(rows.mean(0).square().sum() / rows.square().sum(1).mean())
+
+    before = likeness()
+    torch.manual_seed(0)
+    assert 0 < calibrate_audio.calibrate(thinker, waves, extractor) < 1
+    assert likeness() < 0.5 * before
 
 
 def test_old_ids_stay_and_padding_is_not_the_end() -> None:

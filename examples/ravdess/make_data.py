@@ -109,7 +109,7 @@ def make_data(
     out = Path(out)
     (out / "audio").mkdir(parents=True, exist_ok=True)
     found = read_clips(clips)
-    waves = {clip.name: _read(clip.path) for clip in found}
+    waves = {clip.name: read_wave(clip.path) for clip in found}
     evidence = measured_cues(found, {name: measure(wave) for name, wave in waves.items()})
     facts = [Facts(clip=clip, cues=evidence[clip.name], told=told) for clip in found]
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -231,7 +231,8 @@ def _audio_of(folder: Path, name: str) -> Path:
     )
 
 
-def _read(path: Path) -> np.ndarray:
+def read_wave(path: Path) -> np.ndarray:
+    """A clip as float [N] at 16 kHz, mono, silence at both ends cut."""
     wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     mono = wave.mean(1)
     return trim(mono if rate == RATE else soxr.resample(mono, rate, RATE))
