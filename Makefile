@@ -1,6 +1,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip
+# A test uses one core; the tests of one file stay together, for they share what is dear to start.
+JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist loadfile
 # The first Python of a version that the lock is made for; a shim may exist and still not run.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
@@ -16,14 +19,14 @@ demo: setup  ## data, starting model, training and the before/after table
 	$(BIN)/omniopsd demo
 
 test: setup  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: setup  ## format, lint, types, layers and the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
-	$(BIN)/python -m pytest -q -m "not slow" --deselect tests/test_layers.py
+	$(BIN)/python -m pytest -q -m "not slow" --deselect tests/test_layers.py $(PARALLEL)
 
 docs: setup  ## write docs/configuration.md from the code
 	$(BIN)/python -m omniopsd.config_docs

@@ -17,6 +17,9 @@ class RuntimeConfig(BaseModel):
     address: str = "local"
     """`local` starts a private Ray on this machine; `auto` is the cluster of `ray job submit`; or host:port."""
     cpus: int | None = Field(default=None, ge=1)
-    """CPUs that a local Ray pretends to have; unset: as many as the machine."""
+    """CPUs that a local Ray pretends to have; unset: as many as the machine. A running cluster has its own."""
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
     """Shared memory of a local Ray; unset: Ray decides (30 % of memory)."""
+    colocate: Literal["none", "teacher-learner"] = "none"
+    """Which roles share GPUs: none, or teacher n with learner rank n (`teacher.gpus` is then the teacher's share,
+    between 0 and 1, of the rank's GPU)."""

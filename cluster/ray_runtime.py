@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError, RuntimeEnvSetupError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from cluster.placement import Group, require_fit, slots
 from cluster.runtime import Actor, NotEnoughResources, Ref, Resources, Runtime, RuntimeFault
+from cluster.versions import VersionMismatch, Versions, own_versions, require_same
 
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 
+NODE_SECONDS, PLACE_SECONDS = 60.0, 60.0
 REPOSITORY = str(Path(__file__).resolve().parents[1])
 
 
@@ -40,6 +46,33 @@ class RayRef(Ref[R]):
         return RayRef, (self.object_ref, self.origin)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Driver:
+    """What an actor takes over from the driver, or must have in common with it."""
+
+    folder: str
+    files: Mapping[str, str]
+    versions: Versions | None
+
+
+def _join(driver: Driver, where: str) -> None:
+    """Work where the driver works, with what it works with. Raises RuntimeFault or VersionMismatch."""
+    try:
+        os.chdir(driver.folder)
+    except OSError as error:
+        raise RuntimeFault(
+            f"{where}: the driver works in {driver.folder}, which its node does not have ({error.strerror}); "
+            "share the folder, or submit with another --workdir"
+        ) from error
+    if driver.versions is not None:
+        require_same(driver.versions, own_versions(driver.files), where)
+
+
+def _node_versions(driver: Driver) -> Versions:
+    os.chdir(driver.folder)
+    return own_versions(driver.files)
+
+
 class _Host:
     """The actor process: holds one instance and runs methods on it.
 
@@ -47,10 +80,18 @@ class _Host:
     the actor died.
     """
 
-    def __init__(self, cls: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        driver: Driver,
+        cls: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
         self.instance: Any = None
         self.error: Exception | None = None
         try:
+            _join(driver, name)
             self.instance = cls(*args, **kwargs)
         except Exception as error:
             self.error = error
@@ -95,20 +136,67 @@ class RayRuntime(Runtime):
             runtime_env={"env_vars": {"PYTHONPATH": path}} if local else None,
         )
         self._actors: list[Any] = []
+        self._driver = Driver(folder=os.getcwd(), files={}, versions=None)
+        self._groups: list[Any] = []
+        self._slots: dict[str, tuple[int, int, Resources]] = {}
+
+    def require_same(self, files: Mapping[str, str]) -> None:
+        self._driver = Driver(folder=os.getcwd(), files=files, versions=own_versions(files))
+        task: Any = ray.remote(_node_versions)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        asked = [
+            task.options(
+                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(self._driver)
+            for node in nodes
+        ]
+        for node, ref in zip(nodes, asked, strict=True):
+            where = f"node {node['NodeName']}"
+            try:
+                there = ray.get(ref, timeout=NODE_SECONDS)
+            except (RayTaskError, RuntimeEnvSetupError) as error:
+                raise VersionMismatch(f"{where} cannot run this program: {_last_line(error)}") from error
+            except GetTimeoutError as error:
+                raise RuntimeFault(f"{where}: no answer within {NODE_SECONDS:.0f} s") from error
+            require_same(self._own_versions(), there, where)
+
+    def _own_versions(self) -> Versions:
+        assert self._driver.versions is not None
+        return self._driver.versions
+
+    def reserve(self, groups: Sequence[Group]) -> None:
+        require_fit(groups, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        for group in groups:
+            made = placement_group([one.asked() for one in group.bundles], strategy=group.strategy)
+            self._groups.append(made)
+            if not made.wait(PLACE_SECONDS):
+                raise NotEnoughResources(
+                    f"{group.name}: its {len(group.bundles)} bundles found no place within {PLACE_SECONDS:.0f} s; "
+                    "is another run on this cluster? (omniopsd-cluster status)"
+                )
+        self._slots = {actor: (at, index, share) for actor, at, index, share in slots(groups)}
 
     def start(
         self, name: str, resources: Resources, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Actor[T]:
         host: Any = ray.remote(_Host)
         handle = host.options(
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus,
+            # unique, so that `omniopsd-cluster logs --role` finds it and a successor may have the same role
+            name=f"{name}#{len(self._actors)}",
+            **self._place(name, resources),
             max_restarts=0,
             max_task_retries=0,
             runtime_env={"env_vars": dict(resources.env)},
-        ).remote(cls, args, kwargs)
+        ).remote(name, self._driver, cls, args, kwargs)
         self._actors.append(handle)
         return RayActor(name, handle)
+
+    def _place(self, name: str, resources: Resources) -> dict[str, Any]:
+        if name not in self._slots:
+            return {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+        at, index, share = self._slots[name]
+        strategy = PlacementGroupSchedulingStrategy(self._groups[at], placement_group_bundle_index=index)
+        return {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": strategy}
 
     def put(self, value: R) -> Ref[R]:
         return RayRef(ray.put(value), "put")
@@ -137,4 +225,11 @@ class RayRuntime(Runtime):
         for handle in self._actors:
             ray.kill(handle)
         self._actors.clear()
+        for group in self._groups:
+            remove_placement_group(group)
+        self._groups.clear()
         ray.shutdown()
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

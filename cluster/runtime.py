@@ -18,11 +18,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import cloudpickle
 
 from cluster.config import RuntimeConfig
+
+if TYPE_CHECKING:
+    from cluster.placement import Group
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -84,6 +87,19 @@ class Runtime(ABC):
     @abstractmethod
     def require(self, needs: Sequence[Resources]) -> None:
         """Raises `NotEnoughResources` when all `needs` together do not fit on the machines."""
+
+    def reserve(self, groups: Sequence[Group]) -> None:
+        """Hold the machines of a whole run; actors started later under a name in `groups` go to their place.
+
+        Raises NotEnoughResources when they do not fit.
+        """
+        self.require(
+            [share for group in groups for bundle in group.bundles for share in bundle.shares.values()]
+        )
+
+    @abstractmethod
+    def require_same(self, files: Mapping[str, str]) -> None:
+        """Raises VersionMismatch when a node has other code, packages or `files` (by name) than this process."""
 
     @abstractmethod
     def shutdown(self) -> None:
@@ -161,6 +177,9 @@ class InlineRuntime(Runtime):
                 "runtime.kind is inline and a role asks for GPUs: inline shares one process; "
                 "use runtime.kind: ray, or set the gpus of every role to 0"
             )
+
+    def require_same(self, files: Mapping[str, str]) -> None:
+        pass  # one process
 
     def shutdown(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Settings of the objective and of the DeepSpeed learner. Importable without torch."""
+"""Settings of the DeepSpeed learner. Importable without torch."""
 
 from __future__ import annotations
 
@@ -6,34 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from learner.objective_config import ObjectiveConfig as ObjectiveConfig
+
 SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class ObjectiveConfig(BaseModel):
-    """The token loss; the defaults are the paper's (section 3.2: JSD 0.5, full vocabulary, tau 1)."""
-
-    model_config = SECTION
-
-    divergence: Literal["jsd", "forward_kl", "reverse_kl", "sampled", "cross_entropy"] = "jsd"
-    """Distance from student to teacher at each response token; `cross_entropy` needs no teacher (cold start)."""
-    beta: float = Field(default=0.5, gt=0, lt=1)
-    """Weight of the teacher in the JSD mixture m = (1-beta) p + beta q."""
-    support: Literal["full", "topk", "sampled"] = "full"
-    """Over the whole vocabulary, the teacher's top k and a tail bucket, or the sampled token alone."""
-    top_k: int = Field(default=100, ge=1)
-    """Size of the teacher's top-k."""
-    temperature: float = Field(default=1.0, gt=0)
-    """tau: divides both models' logits inside the divergence."""
-    aggregation: Literal["seq_mean", "token_mean"] = "seq_mean"
-    """Mean over tokens then sequences (paper), or over all tokens of the step."""
-    importance: Literal["off", "capped"] = "off"
-    """Weight each token by min(p_student / p_rollout, cap), detached; for `max_policy_lag` above 0."""
-    importance_cap: float = Field(default=2.0, gt=0)
-    """Cap of the importance weight."""
-    train_truncated: bool = True
-    """Train on answers cut at `max_new_tokens`; false masks them (and counts them)."""
-    row_chunk: int = Field(default=256, ge=1)
-    """Response rows whose full-vocabulary logits exist at one time."""
 
 
 class LoraConfig(BaseModel):
@@ -70,6 +45,8 @@ class LearnerConfig(BaseModel):
     """AdamW weight decay (the paper is silent)."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
+    decay_steps: int | None = Field(default=None, ge=1)
+    """Step at which a linear fall of the rate from the end of the warm-up ends; unset: constant (the paper is silent)."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradient norm above which gradients are scaled down."""
     freeze: tuple[Literal["vision", "audio"], ...] = ("vision",)

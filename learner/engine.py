@@ -153,9 +153,11 @@ class DeepSpeedEngine:
 
     @property
     def learning_rate(self) -> float:
-        """Rate of the next step: linear warm-up, then constant."""
-        warm = self.config.warmup_steps
-        return self.config.lr * (min(1.0, (self.steps + 1) / warm) if warm else 1.0)
+        """Rate of the next step: linear warm-up, then constant or a linear fall to `decay_steps`."""
+        warm, end, number = self.config.warmup_steps, self.config.decay_steps, self.steps + 1
+        if number <= warm:
+            return self.config.lr * number / warm
+        return self.config.lr * ((end + 1 - number) / (end - warm) if end else 1.0)
 
     def weights(self, sources: Sequence[WeightSource]) -> Iterator[tuple[str, Tensor]]:
         """Full tensors by thinker name, in the order of `sources`; call on all ranks, to the end.

@@ -19,9 +19,11 @@ import numpy as np
 from cluster.runtime import Actor, InlineRuntime, Ref, Resources, Runtime, RuntimeFault
 from learner.config import LearnerConfig, ObjectiveConfig
 from learner.engine import LearnerFault
+from learner.group_input import GroupInput
 from learner.types import StepPlan, StepReport
-from learner.worker import GroupInput, LearnerWorker, PeerFault
+from learner.worker import LearnerWorker, PeerFault
 from rollout.config import ModelConfig, WeightsConfig
+from rollout.pool import NcclClient
 from rollout.types import MediaUse, Rendered, WeightUpdate, WireTensor
 from teacher.config import TeacherConfig
 
@@ -114,6 +116,16 @@ class LearnerGroup:
         digest = self._gather([self.actors[0].call(LearnerWorker.publish_digest), *helpers])[0]
         return WeightUpdate(version=version, chunks=tuple(chunks), digest=digest)
 
+    def join_engines(self, client: NcclClient) -> None:
+        """Meet the rollout engines in one NCCL group (`weights.transport: nccl`)."""
+        host, port = self.actors[0].call(LearnerWorker.address).get(self.learner.timeout_seconds)
+        self._all(lambda actor: actor.call(LearnerWorker.join_engines, client, host, port))
+
+    def broadcast(self) -> int:
+        """Send the present weights to the engines over NCCL; gives their version."""
+        self._all(lambda actor: actor.call(LearnerWorker.broadcast, self.version))
+        return self.version
+
     def probe(self, prompt: Rendered, response_ids: np.ndarray, temperature: float) -> np.ndarray:
         """Log-probs float32 [T] of a response under the present weights."""
         return self._all(lambda actor: actor.call(LearnerWorker.probe, prompt, response_ids, temperature))[0]
@@ -204,7 +216,7 @@ def _means(reports: list[StepReport], tokens: int) -> dict[str, float]:
         elif name in ("truncated", "aborted"):
             means[name] = value
         elif not name.startswith("tokens_bin_"):
-            means[name] = value / tokens
+            means[name] = value / max(tokens, 1)
     return means
 
 

@@ -1,8 +1,8 @@
 r"""The learner's copy of the teacher's head, which turns the teacher's hidden rows into logits.
 
 Teachers send hidden rows [T,D] instead of logits [T,V], so each rank keeps the head that belongs to
-them: it follows the same pushes by the same rule, blends in float32 as the teacher does, and so
-arrives at the same bytes. Scores made with any other head are refused by digest.
+them: it follows the same pushes by the same rule and code as the teacher, and so arrives at the same
+bytes. Scores made with any other head are refused by digest.
 
     push v1 ----> teacher: average <- mu average + (1-mu) new ----> TeacherScore.head_digest
              \--> learner: the same on the head alone         ----> digest(), must be equal
@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from teacher.config import TeacherConfig
 from teacher.types import TeacherScore
-from teacher.weights import Rule, blend, head_digest
+from teacher.weights import FollowedWeight, head_digest
 
 HEAD_FILE = "teacher-head.safetensors"
 
@@ -28,31 +29,25 @@ class ForeignHead(ValueError):
 
 
 class TeacherHead:
-    """The head [V,D] in the model's type, over a float32 average when the rule is "ema"."""
+    """The head [V,D] in the model's type, with the float32 memory that the teacher's rule may have."""
 
-    def __init__(self, first: Tensor, rule: Rule, mu: float) -> None:
+    def __init__(self, first: Tensor, teacher: TeacherConfig) -> None:
         """`first`: the head that student and teacher start from, in the model's type."""
-        self.rule, self.mu = rule, mu
-        self.weight = first.detach().clone()
-        self._average = first.detach().float().clone() if rule == "ema" else None
+        self._followed = FollowedWeight(first.detach().clone(), teacher)
         self._digest: str | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The head as it is used."""
+        return self._followed.weight
 
     def to(self, device: torch.device) -> None:
         """Move to where the hidden rows will be."""
-        self.weight = self.weight.to(device)
-        if self._average is not None:
-            self._average = self._average.to(device)
+        self._followed.to(device)
 
-    @torch.no_grad()
     def follow(self, published: Tensor) -> None:
         """Take in the head of one push, exactly as the teachers do."""
-        if self.rule == "frozen":
-            return
-        if self._average is None:
-            self.weight.copy_(published)
-        else:
-            blend(self._average, published, self.mu)
-            self.weight.copy_(self._average)
+        self._followed.follow(published)
         self._digest = None
 
     def digest(self) -> str:
@@ -71,10 +66,10 @@ class TeacherHead:
                 )
 
     def save(self, folder: Path) -> None:
-        """Write the head, and the float32 average if the rule has one."""
+        """Write the head, and the float32 memory if the rule has one."""
         tensors = {"weight": self.weight}
-        if self._average is not None:
-            tensors["average"] = self._average
+        if self._followed.memory is not None:
+            tensors["memory"] = self._followed.memory
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / HEAD_FILE)
 
     @torch.no_grad()
@@ -82,6 +77,6 @@ class TeacherHead:
         """Take the head back from a checkpoint."""
         tensors = load_file(folder / HEAD_FILE)
         self.weight.copy_(tensors["weight"])
-        if self._average is not None:
-            self._average.copy_(tensors["average"])
+        if self._followed.memory is not None:
+            self._followed.memory.copy_(tensors["memory"])
         self._digest = None

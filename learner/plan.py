@@ -12,12 +12,13 @@ the learner must multiply its loss by R (and undo any division by M), or the gra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from learner.types import StepPlan
-from rollout.types import Rendered, RolloutGroup
+from learner.objective_config import Aggregation
+from learner.types import RolloutSignal, StepPlan
+from rollout.types import Finish, Rendered, RolloutGroup
 
 Cell = tuple[int, ...]
 
@@ -27,24 +28,52 @@ class PlanError(ValueError):
 
 
 class GroupLengths(NamedTuple):
-    """Tokens of one group: its prompt, its responses, and which responses are trained."""
+    """Tokens of one group: its prompt, its responses, and which responses are trained.
+
+    `trained` says it by how a response finished; `weighted` counts the tokens of each response whose
+    weight is above 0 (None: all of them).
+    """
 
     prompt: int
     responses: tuple[int, ...]
     trained: tuple[bool, ...]
+    weighted: tuple[int, ...] | None = None
+
+    def counts(self) -> list[int]:
+        """Trained tokens of each response."""
+        weighted = self.responses if self.weighted is None else self.weighted
+        return [count if train else 0 for count, train in zip(weighted, self.trained, strict=True)]
 
 
-def group_lengths(prompt: Rendered, group: RolloutGroup, *, train_truncated: bool) -> GroupLengths:
+def group_lengths(
+    prompt: Rendered,
+    group: RolloutGroup,
+    *,
+    train_truncated: bool,
+    signals: Sequence[RolloutSignal] = (),
+) -> GroupLengths:
     """Lengths of one group; `train_truncated` false masks responses that ended by length.
 
     An aborted response is no whole answer by the policy and is never trained.
     """
-    kinds = {"stop", "length"} if train_truncated else {"stop"}
+    kinds = finishes(train_truncated)
+    responses = tuple(len(rollout.response_ids) for rollout in group.rollouts)
     return GroupLengths(
         prompt=len(prompt.token_ids),
-        responses=tuple(len(rollout.response_ids) for rollout in group.rollouts),
+        responses=responses,
         trained=tuple(rollout.finish in kinds for rollout in group.rollouts),
+        weighted=tuple(
+            length if signal.weights is None else int((signal.weights > 0).sum())
+            for length, signal in zip(responses, signals, strict=True)
+        )
+        if signals
+        else None,
     )
+
+
+def finishes(train_truncated: bool) -> set[Finish]:
+    """How a response that may be trained has ended."""
+    return {"stop", "length"} if train_truncated else {"stop"}
 
 
 def plan_step(
@@ -53,15 +82,18 @@ def plan_step(
     ranks: int,
     max_pack_tokens: int,
     micro_batches: int | None = None,
+    seed: int = 0,
 ) -> StepPlan:
     """Lay out one step; a group is named by its position in `lengths` and stays whole.
 
     A group costs prompt + all its responses (the untrained ones are computed too). Deterministic.
     Raises PlanError when a group is longer than `max_pack_tokens`, when `micro_batches` are too few, or
-    when the step has no trained token.
+    when no response of the step may be trained. Weights of 0 everywhere are no error: the step then has
+    0 tokens and a gradient of 0 (all answers right under `rows: failures`).
     """
     costs = [_cost(step, at, group, max_pack_tokens) for at, group in enumerate(lengths)]
-    tokens, sequences = _trained(step, lengths)
+    policy_tokens, policy_sequences = _trained(step, lengths)
+    counts = [count for group in lengths for count in group.counts()]
     shares = _balance(range(len(costs)), costs, ranks)
     fewest = max(len(_first_fit(share, costs, max_pack_tokens)) for share in shares)
     if micro_batches is not None and fewest > micro_batches:
@@ -71,30 +103,69 @@ def plan_step(
         )
     count = micro_batches or fewest
     cells = tuple(_cells(share, costs, count, max_pack_tokens) for share in shares)
-    return StepPlan(step=step, cells=cells, tokens=tokens, sequences=sequences)
+    return StepPlan(
+        step=step,
+        cells=cells,
+        tokens=sum(counts),
+        sequences=sum(count > 0 for count in counts),
+        policy_tokens=policy_tokens,
+        policy_sequences=policy_sequences,
+        seed=seed,
+    )
 
 
 def token_weights(
     plan: StepPlan,
     responses: Sequence[int],
     trained: Sequence[bool],
-    aggregation: Literal["seq_mean", "token_mean"],
+    aggregation: Aggregation,
+    signals: Sequence[RolloutSignal] = (),
+    fixed_tokens: int = 512,
 ) -> np.ndarray:
     """Weight of each response token of one group, float32 [sum of `responses`], end to end.
 
     seq_mean: 1 / (T_i * plan.sequences), the paper's mean over tokens, then over sequences; token_mean:
-    1 / plan.tokens; 0 where a response is not trained. The sum over all ranks of weight x divergence
-    is then the loss of the step, however it was cut.
+    1 / plan.tokens; fixed: 1 / (fixed_tokens * plan.sequences) (Dr. GRPO's constant divisor). Times the
+    token's own weight from `signals`; T_i and the counts are those of tokens with a weight above 0. 0
+    where a response is not trained. The sum over all ranks of weight x divergence is then the loss of
+    the step, however it was cut.
     """
     parts = [np.zeros(0)]
-    for length, train in zip(responses, trained, strict=True):
-        scale = length * plan.sequences if aggregation == "seq_mean" else plan.tokens
-        parts.append(np.full(length, 1.0 / scale if train else 0.0))
+    for at, (length, train) in enumerate(zip(responses, trained, strict=True)):
+        own = signals[at].weights if signals else None
+        counted = length if own is None else int((own > 0).sum())
+        if not train or not counted:
+            parts.append(np.zeros(length))
+            continue
+        scale = _scale(aggregation, counted, plan.tokens, plan.sequences, fixed_tokens)
+        parts.append(np.full(length, 1.0 / scale) if own is None else own.astype(np.float64) / scale)
     return np.concatenate(parts).astype(np.float32)
 
 
+def policy_weights(
+    plan: StepPlan,
+    responses: Sequence[int],
+    trained: Sequence[bool],
+    aggregation: Aggregation,
+    advantages: Sequence[float],
+    fixed_tokens: int = 512,
+) -> np.ndarray:
+    """Advantage of each response token over the reward term's denominator, float32, as `token_weights`."""
+    parts = [np.zeros(0)]
+    for length, train, advantage in zip(responses, trained, advantages, strict=True):
+        scale = _scale(aggregation, length, plan.policy_tokens, plan.policy_sequences, fixed_tokens)
+        parts.append(np.full(length, advantage / scale if train else 0.0))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _scale(aggregation: Aggregation, length: int, tokens: int, sequences: int, fixed_tokens: int) -> int:
+    if aggregation == "token_mean":
+        return tokens
+    return (length if aggregation == "seq_mean" else fixed_tokens) * sequences
+
+
 def _cost(step: int, at: int, group: GroupLengths, max_pack_tokens: int) -> int:
-    prompt, responses, trained = group
+    prompt, responses, trained, _ = group
     if len(responses) != len(trained):
         raise PlanError(
             f"step {step}, group {at}: {len(responses)} responses and {len(trained)} trained flags"
@@ -115,8 +186,8 @@ def _cost(step: int, at: int, group: GroupLengths, max_pack_tokens: int) -> int:
 def _trained(step: int, lengths: Sequence[GroupLengths]) -> tuple[int, int]:
     counts = [
         length
-        for _, responses, trained in lengths
-        for length, train in zip(responses, trained, strict=True)
+        for group in lengths
+        for length, train in zip(group.responses, group.trained, strict=True)
         if train
     ]
     if not counts:

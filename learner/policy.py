@@ -11,17 +11,19 @@ two tokens, and the head is held for all chunks at once by `HeadLoss`, whatever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from learner.chunked import RowOutcome, chunked_rows
+from learner.chunked import PolicyTerm, RowOutcome, chunked_rows
 from learner.config import LearnerConfig, LoraConfig
-from learner.microbatch import MicroBatch
+from learner.microbatch import MicroBatch, TeacherPass
+from learner.teacher_targets import TeacherTargets
 from rollout.forward import Thinker, thinker_hidden
 
 ADAPTER = "default"
@@ -41,51 +43,94 @@ class WeightSource:
 class PolicyModule(nn.Module):
     """The thinker with its loss; frozen towers and adapters as the config says."""
 
-    def __init__(self, thinker: Thinker, config: LearnerConfig) -> None:
+    def __init__(self, thinker: Thinker, config: LearnerConfig, vocab_size: int | None = None) -> None:
+        """`vocab_size`: entries of the tokenizer; rows of the head beyond it are padding (None: none are)."""
         super().__init__()
         names = [name for name, _ in thinker.named_parameters()]
         _choose_trained(thinker, config)
         if config.gradient_checkpointing:
             _checkpoint_layers(thinker)
         self.thinker = thinker
-        self.loss = HeadLoss(thinker.lm_head)
+        self.loss = HeadLoss(thinker.lm_head, vocab_size)
         self.sources = weight_sources(thinker, names)
 
     def forward(self, micro: MicroBatch) -> tuple[Tensor, RowOutcome | None]:
         """The loss (a sum, with gradient) and what came of each row; None for an empty cell."""
+        teacher = [self._frozen_hidden(one) for one in micro.passes]
         hidden = thinker_hidden(self.thinker, micro.pack, micro.features, every_tower=True)
-        answer: tuple[Tensor, RowOutcome | None] = self.loss(hidden, micro)
+        answer: tuple[Tensor, RowOutcome | None] = self.loss(hidden, micro, teacher)
         return answer
+
+    @torch.no_grad()
+    def _frozen_hidden(self, one: TeacherPass) -> Tensor:
+        """Hidden rows [N,D] of the first weights: those of now with the adapters off."""
+        with adapters_off(self.thinker):
+            return thinker_hidden(self.thinker, one.pack, one.features, every_tower=True)
 
 
 class HeadLoss(nn.Module):
     """The chunked loss, as a module of its own: ZeRO-3 holds the head's weight while it runs."""
 
-    def __init__(self, head: nn.Linear) -> None:
+    def __init__(self, head: nn.Linear, vocab_size: int | None) -> None:
         super().__init__()
         self._head = (head,)  # in a tuple: as a submodule it would be hooked twice
+        self.vocab_size = vocab_size
 
     @property
     def weight(self) -> Tensor:
         """The head's weight [V,D]; the embedding's too when they are tied."""
         return self._head[0].weight
 
-    def forward(self, hidden: Tensor, micro: MicroBatch) -> tuple[Tensor, RowOutcome | None]:
+    def forward(
+        self, hidden: Tensor, micro: MicroBatch, colocated: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, RowOutcome | None]:
+        """`colocated`: hidden rows [N,D] of the learner's own teacher passes, whose head this is too."""
         weight = self.weight
         if micro.empty:
             return 0.0 * linear(hidden, weight).float().sum(), None
         device = hidden.device
+        teacher = micro.teacher
+        if colocated:
+            first, second = (*colocated, None)[:2]
+            teacher = TeacherTargets(hidden=first, head_weight=weight.detach(), contrast_hidden=second)
         outcome = chunked_rows(
             hidden,
             lambda rows: linear(rows, weight),
-            micro.teacher,
+            teacher,
             torch.from_numpy(micro.pack.targets).to(device),
             micro.weights.to(device),
             micro.objective,
             micro.rollout_logprobs.to(device),
             micro.temperature,
+            vocab_size=self.vocab_size,
+            policy=_on(micro.policy, device),
+            uniforms=None if micro.uniforms is None else micro.uniforms.to(device),
+            lengths=micro.pack.lengths,
         )
         return outcome.loss, outcome
+
+
+@contextmanager
+def adapters_off(thinker: Thinker) -> Iterator[None]:
+    """Forward passes inside are the base model's.
+
+    Not by peft's own `enable_adapters`: it turns the gradients of the adapters off and on as well, under
+    DeepSpeed's hooks.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers: list[Any] = [module for module in thinker.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def _on(policy: PolicyTerm | None, device: torch.device) -> PolicyTerm | None:
+    return None if policy is None else replace(policy, weights=policy.weights.to(device))
 
 
 def weight_sources(thinker: Thinker, names: Sequence[str]) -> list[WeightSource]:

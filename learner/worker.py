@@ -11,18 +11,19 @@ import json
 import resource
 import socket
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from cluster.runtime import Ref
 from learner.config import LearnerConfig, ObjectiveConfig
 from learner.engine import DeepSpeedEngine, LearnerFault, join_ranks
+from learner.group_input import GroupInput
 from learner.head import TeacherHead
-from learner.microbatch import MicroBatch, assemble, empty_micro_batch, probe_micro_batch
+from learner.microbatch import NO_MEDIA, MicroBatch, assemble, empty_micro_batch, probe_micro_batch
 from learner.policy import PolicyModule
 from learner.publish import Publication, chunk_cuts
 from learner.statistics import StepSums
@@ -30,8 +31,9 @@ from learner.types import StepPlan, StepReport, TrainGroup
 from rollout.config import ModelConfig
 from rollout.evidence import require_same_media
 from rollout.features import FeatureExtractor, Features
+from rollout.pool import NcclClient
 from rollout.thinker import load_thinker, save_thinker
-from rollout.types import MediaUse, Prompt, Rendered, RolloutGroup, WireTensor
+from rollout.types import MediaUse, Rendered, WireTensor
 from teacher.config import TeacherConfig
 from teacher.types import GroupScore
 
@@ -51,26 +53,6 @@ class ForeignRecord(ValueError):
     """Records of one group that do not belong together, or to this learner."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupInput:
-    """Where the records of one group are; a `Ref` is opened by the rank that trains the group.
-
-    `scores` answers one call to a teacher, with this group's score at `score_index`; None for the
-    cross-entropy objective.
-    """
-
-    prompt: Rendered | Ref[Prompt]
-    rollouts: RolloutGroup
-    scores: Ref[list[GroupScore]] | None = None
-    score_index: int = 0
-
-    def open(self, timeout: float) -> TrainGroup:
-        """Fetch what is remote. Raises RecordError when scores and rollouts have other ids."""
-        prompt = self.prompt.get(timeout).rendered if isinstance(self.prompt, Ref) else self.prompt
-        score = self.scores.get(timeout)[self.score_index] if self.scores is not None else None
-        return TrainGroup(prompt=prompt, rollouts=self.rollouts, score=score)
-
-
 class LearnerWorker:
     """One rank of the learner. `setup` must be called on all ranks together before anything else."""
 
@@ -86,10 +68,15 @@ class LearnerWorker:
         torch.set_num_threads(max(1, int(learner.cpus)))
         thinker = load_thinker(model.path, model.dtype)
         self.tied = bool(thinker.config.tie_word_embeddings)
-        self.head = TeacherHead(thinker.lm_head.weight, teacher.weights, teacher.ema)
+        # a colocated teacher's head is the learner's own: an empty one here refuses every score of another's
+        self.colocated = teacher.colocated and objective.has_teacher
+        first = thinker.lm_head.weight[:0] if self.colocated else thinker.lm_head.weight
+        self.head = TeacherHead(first, teacher)
         self.thinker = thinker
         self.features = FeatureExtractor(model.path)
         self._publication: Publication | None = None
+        self._client: NcclClient | None = None
+        self._trainer: Any = None  # vLLM's, from join_engines on
 
     def address(self) -> tuple[str, int]:
         """This machine's address and a free port on it, for rank 0 to be found by the others."""
@@ -108,7 +95,7 @@ class LearnerWorker:
             gpu=gpu,
             timeout_seconds=self.learner.timeout_seconds,
         )
-        self.policy = PolicyModule(self.thinker, self.learner)
+        self.policy = PolicyModule(self.thinker, self.learner, self.features.vocab_size)
         self.engine = DeepSpeedEngine(self.policy, self.learner, dtype=self.model.dtype)
         self.head.to(self.engine.device)
         return self.version
@@ -146,7 +133,7 @@ class LearnerWorker:
             student_logprobs=dict(sums.student_logprobs),
             divergence=dict(sums.divergence),
             teacher_logprobs=dict(sums.teacher_logprobs),
-            teacher_versions={s.rollout_id: s.teacher_version for score in scored for s in score.scores},
+            teacher_versions=self._teacher_versions(micros, scored),
             teacher_seconds=sum(score.seconds for score in scored),
             seconds=time.perf_counter() - begin,
             peak_bytes=_peak_bytes(bool(self.learner.gpus)),
@@ -160,8 +147,7 @@ class LearnerWorker:
 
     def publish_begin(self, version: int, chunk_bytes: int) -> int:
         """Start to send `version`, which must be the present one; gives the number of chunks."""
-        if version != self.version:
-            raise LearnerFault(f"rank {self.rank} holds version {self.version}, asked to publish {version}")
+        self._require_version(version)
         item = torch.empty(0, dtype=getattr(torch, self.model.dtype)).element_size()
         self._publication = Publication(version, chunk_cuts(self.policy.sources, item, chunk_bytes))
         return len(self._publication.cuts)
@@ -184,6 +170,30 @@ class LearnerWorker:
     def publish_digest(self) -> str:
         """Hash of all chunks that rank 0 sent (see `rollout.weights`)."""
         return self._open_publication().digest()
+
+    def join_engines(self, client: NcclClient, host: str, port: int) -> None:
+        """Meet the engines in one NCCL group, at rank 0's free host:port; call on all ranks together."""
+        from rollout.vllm_weights import StreamSource, nccl_trainer
+
+        sources = self.policy.sources
+        shapes = [(source.name, source.shape) for source in sources]
+        stream = StreamSource(shapes, self.model.dtype, lambda: self.engine.weights(sources))
+        self._client = client
+        self._trainer = nccl_trainer(
+            stream, client, rank=self.rank, address=host, port=port, receivers=client.receivers
+        )
+
+    def broadcast(self, version: int) -> None:
+        """Send `version`, the present one, to the engines over NCCL; call on all ranks together.
+
+        Raises WeightFault naming an engine that does not hold it then. Teachers take no part: they
+        receive chunks.
+        """
+        self._require_version(version)
+        if self._client is None:
+            raise LearnerFault(f"rank {self.rank}: join_engines was not called")
+        self._client.version = version
+        self._trainer.send_weights()
 
     def save(self, folder: str) -> None:
         """Write this rank's state; rank 0 adds the version and the teacher's head."""
@@ -208,6 +218,11 @@ class LearnerWorker:
             for _ in weights:
                 pass
 
+    def _teacher_versions(self, micros: Sequence[MicroBatch], scored: Sequence[GroupScore]) -> dict[str, int]:
+        if self.colocated:  # frozen: the first weights
+            return {rollout.rollout_id: 0 for micro in micros for rollout in micro.rollouts}
+        return {s.rollout_id: s.teacher_version for score in scored for s in score.scores}
+
     def _prepare_together(self, plan: StepPlan, groups: Mapping[int, GroupInput]) -> Prepared:
         prepared, error = None, None
         try:
@@ -219,14 +234,23 @@ class LearnerWorker:
             raise error
         if not together or prepared is None:
             raise PeerFault(f"step {plan.step}: another rank could not prepare its groups")
-        counts = [micro.trained() for micro in prepared[0]]
-        tokens, sequences = self.engine.total([sum(t for t, _ in counts), sum(s for _, s in counts)])
-        if (tokens, sequences) != (plan.tokens, plan.sequences):
-            raise LearnerFault(
-                f"step {plan.step}: {tokens} tokens in {sequences} responses are to be trained, "
-                f"the plan divides by {plan.tokens} in {plan.sequences}"
-            )
+        self._require_denominators(plan, prepared[0])
         return prepared
+
+    def _require_denominators(self, plan: StepPlan, micros: Sequence[MicroBatch]) -> None:
+        """Raises LearnerFault, on all ranks, when the plan divides by other counts than there are."""
+        pairs = [(micro.trained(), micro.trainable()) for micro in micros]
+        own = [sum(pair[which][at] for pair in pairs) for which in (0, 1) for at in (0, 1)]
+        found = self.engine.total(own)
+        planned = [plan.tokens, plan.sequences, plan.policy_tokens, plan.policy_sequences]
+        checked = (0, 2) if self.objective.reward is None else (0, 2, 4)
+        for start, stop in pairwise(checked):
+            if found[start:stop] != planned[start:stop]:
+                tokens, sequences = found[start:stop]
+                raise LearnerFault(
+                    f"step {plan.step}: {tokens} tokens in {sequences} responses are to be trained, "
+                    f"the plan divides by {planned[start]} in {planned[start + 1]}"
+                )
 
     def _prepare(self, plan: StepPlan, groups: Mapping[int, GroupInput]) -> Prepared:
         uses: dict[str, tuple[MediaUse, ...]] = {}
@@ -235,18 +259,31 @@ class LearnerWorker:
         for cell in plan.cells[self.rank]:
             opened = [groups[at].open(self.learner.timeout_seconds) for at in cell]
             features = [self._checked(group) for group in opened]
+            passes = [self._teacher_features(group, own) for group, own in zip(opened, features, strict=True)]
             uses |= {g.rollouts.sample_id: f.media_use for g, f in zip(opened, features, strict=True)}
             scored += [group.score for group in opened if group.score is not None]
-            micros.append(self._micro_batch(plan, opened, features))
+            micros.append(self._micro_batch(plan, opened, features, passes))
         return micros, uses, scored
 
-    def _micro_batch(self, plan: StepPlan, groups: list[TrainGroup], features: list[Features]) -> MicroBatch:
+    @property
+    def _teacher_passes(self) -> int:
+        """Forward passes of a colocated teacher in every micro-batch, an empty one too."""
+        return (1 + (self.objective.contrast is not None)) if self.colocated else 0
+
+    def _micro_batch(
+        self,
+        plan: StepPlan,
+        groups: list[TrainGroup],
+        features: list[Features],
+        passes: list[tuple[Features, ...]],
+    ) -> MicroBatch:
         if not groups:
-            return empty_micro_batch(self.objective)
+            return empty_micro_batch(self.objective, self._teacher_passes)
         return assemble(
             self.thinker,
             groups,
             features,
+            passes,
             plan=plan,
             objective=self.objective,
             head=self.head.weight,
@@ -264,20 +301,45 @@ class LearnerWorker:
                     f"the learner is at {self.version}"
                 )
         require_same_media(expected, group.rollouts.media_use, station="rollout", sample_id=sample_id)
-        if score is not None:
-            if score.sample_id != sample_id:
-                raise ForeignRecord(
-                    f"rollouts of sample {sample_id} came with the score of {score.sample_id}"
-                )
-            require_same_media(expected, score.media_use, station="teacher", sample_id=sample_id)
-            self.head.require_same(score.scores)
-        elif self.objective.divergence != "cross_entropy":
-            raise ForeignRecord(
-                f"sample {sample_id}: no score, and {self.objective.divergence} needs a teacher"
-            )
+        contrast = self.objective.contrast
+        if self.objective.has_teacher and not self.colocated:
+            self._check_score(score, sample_id, expected, self.objective.divergence)
+        if contrast is not None and not self.colocated:
+            seen = () if contrast.kind == "reference_only" else expected
+            self._check_score(group.contrast, sample_id, seen, f"objective.contrast {contrast.kind}")
         features = self.features.features(group.prompt)
         require_same_media(expected, features.media_use, station="learner", sample_id=sample_id)
         return features
+
+    def _teacher_features(self, group: TrainGroup, own: Features) -> tuple[Features, ...]:
+        """Tower inputs of a colocated teacher's contexts: the group's own media, or none."""
+        sample_id, contrast = group.rollouts.sample_id, self.objective.contrast
+        if len(group.contexts) != self._teacher_passes:
+            raise ForeignRecord(
+                f"sample {sample_id}: {len(group.contexts)} contexts came for a teacher that makes "
+                f"{self._teacher_passes} passes"
+            )
+        found = []
+        for number, context in enumerate(group.contexts):
+            bare = number == 1 and contrast is not None and contrast.kind == "reference_only"
+            features = NO_MEDIA if bare else own
+            require_same_media(features.media_use, context.media_use, station="teacher", sample_id=sample_id)
+            found.append(features)
+        return tuple(found)
+
+    def _check_score(
+        self, score: GroupScore | None, sample_id: str, expected: tuple[MediaUse, ...], what: str
+    ) -> None:
+        if score is None:
+            raise ForeignRecord(f"sample {sample_id}: no score, and {what} needs a teacher")
+        if score.sample_id != sample_id:
+            raise ForeignRecord(f"rollouts of sample {sample_id} came with the score of {score.sample_id}")
+        require_same_media(expected, score.media_use, station="teacher", sample_id=sample_id)
+        self.head.require_same(score.scores)
+
+    def _require_version(self, version: int) -> None:
+        if version != self.version:
+            raise LearnerFault(f"rank {self.rank} holds version {self.version}, asked to publish {version}")
 
     def _open_publication(self) -> Publication:
         if self._publication is None:

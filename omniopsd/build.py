@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from cluster.placement import Role, placement
 from cluster.runtime import Resources, Runtime
 from learner.group import LearnerGroup
 from learner.group import resources as learner_resources
 from omniopsd.config import RunConfig
+from rollout.config import Transport
 from rollout.pool import RolloutPool
 from rollout.pool import resources as rollout_resources
 from teacher.pool import ScoreSpec, TeacherPool
@@ -16,40 +19,65 @@ from teacher.pool import resources as teacher_resources
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The running parts of one training."""
+    """The running parts of one training; `teacher` as `has_pool` says."""
 
     rollout: RolloutPool
-    teacher: TeacherPool
+    teacher: TeacherPool | None
     learner: LearnerGroup
+    transport: Transport
 
     def wait_ready(self) -> None:
         """Raises what the start of any part raised."""
         self.rollout.wait_ready()
-        self.teacher.wait_ready()
+        if self.teacher is not None:
+            self.teacher.wait_ready()
         self.learner.wait_ready()
+        if self.transport == "nccl":
+            self.learner.join_engines(self.rollout.nccl_client())
 
 
 def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
-    """Start every actor. Raises NotEnoughResources before the first one is started."""
-    runtime.require(needs(config))
+    """Start every actor. Raises VersionMismatch or NotEnoughResources before the first one is started."""
+    runtime.require_same(identity_files(config.model.path))
+    runtime.reserve(placement(roles(config), config.runtime.colocate))
     spec = ScoreSpec(
-        support=config.objective.support,
+        support=config.objective.transport,
         top_k=config.objective.top_k,
         temperature=config.objective.temperature,
     )
     return Parts(
         rollout=RolloutPool(runtime, config.model, config.rollout, config.weights),
-        teacher=TeacherPool(runtime, config.model, config.teacher, spec),
+        teacher=TeacherPool(runtime, config.model, config.teacher, spec) if has_pool(config) else None,
         learner=LearnerGroup(
             runtime, config.model, config.learner, config.objective, config.teacher, config.weights
         ),
+        transport=config.weights.transport,
     )
 
 
-def needs(config: RunConfig) -> list[Resources]:
-    """What all actors of a run reserve together."""
+def has_pool(config: RunConfig) -> bool:
+    """Whether teachers of their own score; not where the objective has none, or the learner scores for itself."""
+    return config.objective.has_teacher and not config.teacher.colocated
+
+
+def roles(config: RunConfig) -> list[Role]:
+    """The actors of a run and what each reserves."""
     return [
-        *[rollout_resources(config.rollout)] * config.rollout.replicas,
-        *[teacher_resources(config.teacher)] * config.teacher.replicas,
-        *[learner_resources(config.learner)] * config.learner.ranks,
+        _role("rollout", config.rollout.replicas, rollout_resources(config.rollout)),
+        _role("teacher", config.teacher.replicas * has_pool(config), teacher_resources(config.teacher)),
+        _role("learner", config.learner.ranks, learner_resources(config.learner)),
     ]
+
+
+def identity_files(model: str) -> dict[str, str]:
+    """The model's files that decide token ids and prompts: every node must have the same."""
+    names = {
+        "tokenizer": "tokenizer.json",
+        "chat template": "chat_template.jinja",
+        "model config": "config.json",
+    }
+    return {what: str(Path(model) / name) for what, name in names.items()}
+
+
+def _role(name: str, count: int, resources: Resources) -> Role:
+    return Role(name=name, actors=tuple(f"{name}-{index}" for index in range(count)), resources=resources)

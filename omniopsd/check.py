@@ -17,7 +17,10 @@ from omniopsd.config import RunConfig
 from omniopsd.config_file import config_yaml
 from omniopsd.order import DataOrder
 from omniopsd.prompts import make_book
-from omniopsd.samples import Sample, read_samples
+from omniopsd.rationales.lookup import run_samples
+from omniopsd.samples import Sample
+from omniopsd.signals import require_labels
+from omniopsd.supervised import require_targets
 from omniopsd.token_budget import TokenBudget
 from rollout.renderer import Renderer, token_counts
 from rollout.thinker import ModelFolderError, read_config
@@ -68,13 +71,21 @@ def _read(
 ) -> tuple[Renderer | None, Sequence[Sample] | None, Sequence[Sample] | None]:
     """Model folder and data files, with what is wrong with them."""
     renderer = _attempt(problems, _model, config, problems)
-    train = _attempt(problems, read_samples, config.data.train)
-    test = _attempt(problems, read_samples, config.data.test) if config.data.test else None
+    train = _attempt(problems, run_samples, config, config.data.train)
+    test = None
+    if config.data.test:
+        test = _attempt(problems, run_samples, config, config.data.test, held_out=True)
     problems += _installed(config)
+    if train:
+        _attempt(problems, require_labels, config.objective, train)
+    if train and config.objective.divergence == "cross_entropy":
+        _attempt(problems, require_targets, train, config.objective.supervised)
     if train and test:
         problems += _shared_samples(train, test)
     if test:
-        problems += _without_labels(test)
+        problems += _without_labels("data.test", test, "no answer to them could be right")
+    if train and config.objective.has_teacher and config.teacher.weights == "gated":
+        problems += _without_labels("data.train", train, "teacher.weights: gated cannot judge their answers")
     return renderer, train, test
 
 
@@ -116,7 +127,8 @@ def _sizes(config: RunConfig, text: dict[str, Any], renderer: Renderer) -> Itera
     if config.model.max_context > longest:
         found = config.model.max_context
         yield f"model.max_context: {found} is above the model's {longest} positions; lower it"
-    if config.objective.support == "topk" and config.objective.top_k >= renderer.vocab_size:
+    sizes = config.objective.support.endswith("topk") or config.objective.support == "union"
+    if sizes and config.objective.top_k >= renderer.vocab_size:
         yield (
             f"objective.top_k: {config.objective.top_k} is not below the {renderer.vocab_size} tokens of the "
             "vocabulary; lower it, or write support: full"
@@ -162,20 +174,21 @@ def _question(sample: Sample) -> tuple[object, ...]:
     return inputs.messages, tuple(str((root / path).resolve()) for path in paths), inputs.audio_in_video
 
 
-def _without_labels(test: Sequence[Sample]) -> Iterator[str]:
-    bare = [sample for sample in test if not sample.labels]
+def _without_labels(key: str, samples: Sequence[Sample], why: str) -> Iterator[str]:
+    bare = [sample for sample in samples if not sample.labels]
     if bare:
         yield (
-            f"data.test: {len(bare)} of {len(test)} samples have no labels (first: {bare[0].where}), so no "
-            "answer to them could be right; add labels, or take them out"
+            f"{key}: {len(bare)} of {len(samples)} samples have no labels (first: {bare[0].where}), so "
+            f"{why}; add labels, or take them out"
         )
 
 
 def _for_test(config: RunConfig) -> RunConfig:
     """The test samples need evidence only where the teacher answers them too."""
-    if config.eval.teacher:
-        return config
-    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"privilege": "none"})})
+    changes: dict[str, str] = {} if config.eval.teacher else {"privilege": "none"}
+    if config.rationale_cache is not None:
+        changes["missing"] = "skip"
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update=changes)})
 
 
 def _rendered(

@@ -47,6 +47,7 @@ class CheckpointState:
     policy_version: int
     data_cursor: Mapping[str, Any]
     rng: Mapping[str, Any]
+    refresh: Mapping[str, Any]
     config_digest: str
 
 
@@ -75,6 +76,8 @@ class CheckpointStore:
     ) -> None:
         self.folder = folder
         self.keep = keep
+        self.pinned: frozenset[int] = frozenset()
+        """Steps that stay beside the newest `keep`."""
         self._note = note
         self._boundary = boundary
 
@@ -159,7 +162,7 @@ class CheckpointStore:
         )
 
     def _prune(self, step: int) -> None:
-        older = [path for path in self.paths() if _step(path) <= step]
+        older = [path for path in self.paths() if _step(path) <= step and _step(path) not in self.pinned]
         for path in older[: max(0, len(older) - self.keep)]:
             self._remove(path)
 

@@ -14,6 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.runtime import RuntimeFault
+from omniopsd.bench.commands import add_commands as add_bench_commands
+from omniopsd.rationales.commands import add_commands as add_rationale_commands
+from omniopsd.stop import STOPPED, Stopped
 
 USER_ERROR, INTERRUPTED = 2, 130
 # What the engines' libraries print at every start says nothing about the run; set a variable to see it.
@@ -37,6 +40,9 @@ def execute(options: argparse.Namespace) -> int:
         run(options)
     except (ValueError, RuntimeFault) as error:
         return _user_error(error)
+    except Stopped as stopped:
+        print(f"omniopsd: {stopped}", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print("omniopsd: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -57,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_coldstart(commands)
     _add_demo(commands)
+    add_bench_commands(commands)
+    add_rationale_commands(commands)
     return top
 
 
@@ -64,6 +72,9 @@ def _train(options: argparse.Namespace) -> None:
     from omniopsd.config_file import load_config
 
     config = load_config(options.config, options.set)
+    from omniopsd.workdir import enter_workdir
+
+    enter_workdir(options.workdir, config)
     from omniopsd.train import train
 
     train(config, resume=options.resume)
@@ -96,6 +107,15 @@ def _mer_mini(options: argparse.Namespace) -> None:
     write_mer_mini(options.out, clips=options.clips, seed=options.seed, looks=options.looks)
 
 
+def _mer_mini_bench(options: argparse.Namespace) -> None:
+    from omniopsd.mer_mini.bench_sets import write_mini_bench
+
+    folder = write_mini_bench(
+        options.out, options.clips, options.val_clips, options.seed, faces=options.faces
+    )
+    print(f"{folder}: nine miniature sets, {options.clips} scored clips each")
+
+
 def _coldstart(options: argparse.Namespace) -> None:
     if options.config is None:
         from omniopsd import mini_coldstart
@@ -120,6 +140,9 @@ def _add_train(commands: Any) -> None:
     command = _command(commands, "train", _train, "run the training that a YAML describes")
     _config_arguments(command)
     command.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
+    command.add_argument(
+        "--workdir", metavar="DIR", help="where relative paths of the YAML start (default: here)"
+    )
 
 
 def _add_check(commands: Any) -> None:
@@ -158,6 +181,23 @@ def _add_data(commands: Any) -> None:
     command.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides every clip (default 0)")
     command.add_argument(
         "--looks", choices=("train", "test"), default="train", help="how the clips are drawn and spoken"
+    )
+    text = "nine miniature sets in the folder layout of MER-UniBench"
+    command = _command(sets, "mer-mini-bench", _mer_mini_bench, text)
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    command.add_argument(
+        "--clips", type=_count, default=128, metavar="N", help="scored clips of each set (default 128)"
+    )
+    command.add_argument(
+        "--val-clips",
+        type=_count,
+        default=32,
+        metavar="N",
+        help="validation clips where a set has them (default 32)",
+    )
+    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides every clip (default 0)")
+    command.add_argument(
+        "--faces", action="store_true", help="also write openface_face/*.npy (600 kB a clip)"
     )
 
 

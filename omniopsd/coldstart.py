@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from cluster.runtime import Runtime, start_runtime
 from learner.group import LearnerGroup
+from learner.group_input import GroupInput
 from learner.plan import group_lengths, plan_step
-from learner.worker import GroupInput
 from omniopsd.config import RunConfig
 from omniopsd.order import DataOrder
 from omniopsd.progress import TrainProgress
 from omniopsd.prompts import PromptBook, make_book
 from omniopsd.samples import Sample, read_samples
+from omniopsd.supervised import Supervised, given_group, require_targets, target_text
 from rollout.renderer import Renderer
-from rollout.types import Rendered, Rollout, RolloutGroup
+from rollout.types import Rendered, RolloutGroup
 
 
 class ColdStartError(ValueError):
@@ -40,12 +39,12 @@ def coldstart(config: RunConfig, out: str | Path) -> list[float]:
         raise ColdStartError(
             f"objective.divergence is {config.objective.divergence!r}: a cold start needs cross_entropy"
         )
-    samples = read_samples(config.data.train)
-    bare = [sample.where for sample in samples if sample.response is None]
-    if bare:
+    if config.rationale_cache is not None:
         raise ColdStartError(
-            f"{bare[0]}: no response ({len(bare)} such rows); a cold start trains on given responses"
+            "a cold start reads the data file alone: export the cache, and leave rationale_cache out"
         )
+    samples = read_samples(config.data.train)
+    require_targets(samples, config.objective.supervised)
     teacher = config.teacher.model_copy(update={"privilege": "none"})
     book = make_book(config, samples, Renderer(config.model.path), teacher)
     runtime = start_runtime(config.runtime)
@@ -68,7 +67,9 @@ def _train(
     with TrainProgress(run.steps) as progress:
         progress.stage("cold start")
         for step in range(1, run.steps + 1):
-            groups = [_group(step, samples[at], book) for at in order.claim(step)]
+            groups = [
+                _group(step, samples[at], book, config.objective.supervised) for at in order.claim(step)
+            ]
             lengths = [group_lengths(prompt, group, train_truncated=True) for prompt, group in groups]
             plan = plan_step(
                 step,
@@ -87,25 +88,13 @@ def _train(
     return losses
 
 
-def _group(step: int, sample: Sample, book: PromptBook) -> tuple[Rendered, RolloutGroup]:
+def _group(
+    step: int, sample: Sample, book: PromptBook, supervised: Supervised
+) -> tuple[Rendered, RolloutGroup]:
     """One row: its prompt, and a group of one "rollout" that holds the given response."""
-    assert sample.response is not None
-    ids = book.renderer.encode_response(sample.response)
+    ids = book.renderer.encode_response(target_text(sample, supervised))
     rendered = _rendered(sample, book)
-    rollout = Rollout(
-        rollout_id=f"{step}/{sample.sample_id}/0",
-        sample_id=sample.sample_id,
-        index=0,
-        response_ids=ids,
-        rollout_logprobs=np.zeros(len(ids), np.float32),
-        temperature=1.0,
-        policy_version=0,
-        finish="stop",
-    )
-    group = RolloutGroup(
-        sample_id=sample.sample_id, rollouts=(rollout,), media_use=rendered.media_use, seconds=0.0
-    )
-    return rendered, group
+    return rendered, given_group(f"{step}/{sample.sample_id}/0", sample, rendered, ids, 0)
 
 
 def _rendered(sample: Sample, book: PromptBook) -> Rendered:

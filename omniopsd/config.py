@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.config import RuntimeConfig
 from learner.config import LearnerConfig, ObjectiveConfig
+from omniopsd.telemetry_config import AlarmsConfig, TelemetryConfig
+from rationale_cache.config import RationaleCacheConfig
 from rollout.config import MediaConfig, ModelConfig, RolloutConfig, WeightsConfig
 from teacher.config import TeacherConfig
 
@@ -43,17 +45,38 @@ class CheckpointConfig(BaseModel):
     """Newest checkpoints that stay; older ones go after the newer one has been verified."""
 
 
+class BenchEvalConfig(BaseModel):
+    """Benchmark scores during training: the clips of a prepared folder, labels by fixed rules."""
+
+    model_config = SECTION
+
+    data: str
+    """Folder that `omniopsd bench prepare` has written."""
+    wheel: str | None = None
+    """Folder `emotion_wheel` of the official release; unset: the one that `bench prepare` was given."""
+    sets: tuple[str, ...] | None = None
+    """Names of sets to measure; unset: all of the folder."""
+    samples: int = Field(default=64, ge=1)
+    """Use the first n clips of each set."""
+    select: bool = False
+    """Keep the checkpoint with the highest mean score whatever `checkpoint.keep` says; needs validation clips."""
+    select_on_test: bool = False
+    """Allow `select` on test clips; the score then carries this fact."""
+
+
 class EvalConfig(BaseModel):
     """The before/after table; an answer is right when its cleaned text is one of the sample's labels."""
 
     model_config = SECTION
 
     every: int | None = Field(default=None, ge=1)
-    """Steps between evaluations on `data.test`; unset: only before the first and after the last step."""
+    """Steps between evaluations on `data.test` and `bench`; unset: only before the first and after the last step."""
     samples: int | None = Field(default=None, ge=1)
     """Use the first n test samples; unset: all."""
     teacher: bool = True
     """Also let the privileged teacher answer, before training: the gap that there is to close."""
+    bench: BenchEvalConfig | None = None
+    """Benchmark scores during training, and the best checkpoint."""
 
 
 class RunSection(BaseModel):
@@ -86,6 +109,8 @@ class RunConfig(BaseModel):
     """The student."""
     data: DataConfig
     """The samples."""
+    rationale_cache: RationaleCacheConfig | None = None
+    """Where rationales come from, when not from a column of the data."""
     rollout: RolloutConfig = RolloutConfig()
     """The pool of engines that sample the student's answers."""
     teacher: TeacherConfig = TeacherConfig()
@@ -102,3 +127,7 @@ class RunConfig(BaseModel):
     """What is kept to resume from."""
     eval: EvalConfig = EvalConfig()
     """The before/after table."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+    """What is measured beside the loss."""
+    alarms: AlarmsConfig = AlarmsConfig()
+    """What of it speaks against going on."""

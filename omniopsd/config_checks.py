@@ -15,7 +15,9 @@ from pydantic import BaseModel
 
 from learner.config import LearnerConfig
 from omniopsd.config import RunConfig
-from omniopsd.idle_keys import Finding, idle_keys
+from omniopsd.idle_keys import idle_keys
+from omniopsd.objective_checks import Finding, objective_conflicts
+from omniopsd.rationales.checks import cache_conflicts
 from rollout.config import RolloutConfig
 from teacher.config import TeacherConfig
 
@@ -44,13 +46,14 @@ def conflicts(config: RunConfig) -> Iterator[Finding]:
     """Values that do not go together, in the order of the sections."""
     yield from _steps(config)
     yield from _data(config)
-    yield from _sampling(config)
-    yield from _objective(config)
-    yield from _off_policy(config)
+    yield from _bench(config)
+    yield from objective_conflicts(config)
     yield from _teacher(config)
     yield from _learner(config)
     yield from _weights(config)
     yield from _machines(config)
+    yield from cache_conflicts(config)
+    yield from _alarms(config)
 
 
 def _steps(config: RunConfig) -> Iterator[Finding]:
@@ -60,6 +63,12 @@ def _steps(config: RunConfig) -> Iterator[Finding]:
             "learner.warmup_steps",
             f"a warm-up of {learner.warmup_steps} steps leaves none of {run.steps} at learner.lr; "
             "lower it, or raise run.steps",
+        )
+    if learner.decay_steps is not None and learner.decay_steps < run.steps:
+        yield (
+            "learner.decay_steps",
+            f"the rate is 0 after {learner.decay_steps} of {run.steps} steps, so the rest would learn nothing; "
+            "write run.steps or more",
         )
     if run.samples_per_step < learner.ranks:
         yield (
@@ -92,71 +101,17 @@ def _data(config: RunConfig) -> Iterator[Finding]:
         )
 
 
-def _sampling(config: RunConfig) -> Iterator[Finding]:
-    rollout = config.rollout
-    if rollout.top_k == 1:
-        yield "rollout.top_k", "1 is greedy decoding: there is nothing on-policy to learn from it; write 0"
-    if config.objective.divergence != "sampled":
+def _bench(config: RunConfig) -> Iterator[Finding]:
+    bench, every = config.eval.bench, config.eval.every
+    if bench is None or not bench.select:
         return
-    unbiased = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-    for name, value in unbiased.items():
-        if getattr(rollout, name) != value:
-            yield (
-                f"rollout.{name}",
-                f"objective.divergence: sampled is an estimate under the policy's own distribution, and "
-                f"{getattr(rollout, name)} samples another one; write {value:g}, or choose a full divergence",
-            )
-
-
-def _objective(config: RunConfig) -> Iterator[Finding]:
-    objective = config.objective
-    if objective.divergence == "cross_entropy":
-        return
-    if objective.divergence == "sampled" and objective.support != "sampled":
+    if every is None:
+        yield "eval.bench.select", "one score after the last step is nothing to choose from; set eval.every"
+    elif every % config.checkpoint.every:
         yield (
-            "objective.support",
-            f"divergence: sampled looks at the sampled token alone, but support is {objective.support}; "
-            "write support: sampled, or another divergence",
-        )
-    if objective.support == "sampled" and objective.divergence != "sampled":
-        yield (
-            "objective.divergence",
-            f"{objective.divergence} needs more than the sampled token that support: sampled keeps; "
-            "write divergence: sampled, or support: full or topk",
-        )
-    if objective.temperature != 1.0 and objective.support != "full":
-        yield (
-            "objective.temperature",
-            f"with support: {objective.support} the teacher sends scores at temperature 1 only; "
-            "write 1.0, or support: full",
-        )
-
-
-def _off_policy(config: RunConfig) -> Iterator[Finding]:
-    rollout, objective = config.rollout, config.objective
-    if objective.divergence == "cross_entropy":
-        return
-    if rollout.max_policy_lag > 0 and objective.importance == "off":
-        yield (
-            "rollout.max_policy_lag",
-            f"{rollout.max_policy_lag} trains off-policy tokens as if on-policy; "
-            "set objective.importance: capped",
-        )
-    if objective.importance == "off":
-        return
-    for name, cuts in (("top_p", rollout.top_p < 1.0), ("top_k", rollout.top_k > 0)):
-        if cuts:
-            yield (
-                f"rollout.{name}",
-                f"{getattr(rollout, name)} samples from a cut distribution, which "
-                "objective.importance: capped cannot correct; write top_p: 1.0 and top_k: 0, "
-                "or importance: off",
-            )
-    if objective.importance_cap < 1.0:
-        yield (
-            "objective.importance_cap",
-            f"a cap of {objective.importance_cap:g} shrinks on-policy tokens too, "
-            "whose weight is 1; write 1 or more",
+            "eval.every",
+            f"{every} is no multiple of checkpoint.every {config.checkpoint.every}, so a measured step may have no "
+            "checkpoint to keep; make it one",
         )
 
 
@@ -168,13 +123,77 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
             f"has {{evidence}} {teacher.template.count('{evidence}')} times, so the teacher would not see "
             "the evidence as meant; write it exactly once",
         )
+    windows = 2 if teacher.weights == "gated" else 1
+    if teacher.weights in ("hard", "gated") and teacher.copy_every * windows > config.run.steps:
+        yield (
+            "teacher.copy_every",
+            f"with weights: {teacher.weights} the first copy could come at step {teacher.copy_every * windows}, "
+            f"and the run has {config.run.steps}; lower it, or write weights: frozen",
+        )
     media = re.findall(r"<(?:video|audio|image)>", teacher.template)
     if media:
         yield "teacher.template", f"has {media[0]}: the teacher's media are those of the sample; leave it out"
-    if teacher.gpus > 1:
+    if teacher.colocated:
+        yield from _colocated_teacher(config)
+    elif teacher.scorer == "vllm":
+        yield from _vllm_teacher(config)
+    elif teacher.gpus > 1:
         yield (
             "teacher.gpus",
-            f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas",
+            f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas, or scorer: vllm",
+        )
+
+
+def _colocated_teacher(config: RunConfig) -> Iterator[Finding]:
+    if config.learner.lora is None:
+        yield (
+            "teacher.scorer",
+            "colocated scores with the learner's own first weights, which full fine-tuning changes; "
+            "set learner.lora, or write scorer: transformers",
+        )
+    if config.teacher.weights != "frozen":
+        yield (
+            "teacher.weights",
+            f"{config.teacher.weights}, but a colocated teacher is the learner with its adapters off; write frozen",
+        )
+    if config.objective.has_teacher and config.objective.transport != "full":
+        yield (
+            "teacher.scorer",
+            f"colocated has the whole distribution at hand, and objective.support: {config.objective.support} "
+            "keeps a part; write support: full, student_topk or union",
+        )
+    if config.data.test is not None and config.eval.teacher and config.teacher.privilege != "none":
+        yield (
+            "eval.teacher",
+            "a colocated teacher does not write answers; write eval.teacher: false, or scorer: transformers",
+        )
+
+
+def _vllm_teacher(config: RunConfig) -> Iterator[Finding]:
+    teacher = config.teacher
+    if config.objective.transport == "full":
+        yield (
+            "teacher.scorer",
+            "vllm sends log-probs and no hidden rows, so objective.support: "
+            f"{config.objective.support} cannot be rebuilt from them; "
+            "write support: topk or sampled, or scorer: transformers",
+        )
+    if teacher.gpus > 0 and teacher.gpus != teacher.tensor_parallel_size:
+        yield (
+            "teacher.gpus",
+            f"{teacher.gpus:g}, but teacher.tensor_parallel_size is {teacher.tensor_parallel_size}; "
+            "write the same number",
+        )
+    if teacher.gpus == 0 and teacher.tensor_parallel_size > 1:
+        yield (
+            "teacher.tensor_parallel_size",
+            f"{teacher.tensor_parallel_size} needs as many GPUs; set teacher.gpus: {teacher.tensor_parallel_size}",
+        )
+    if config.runtime.kind == "inline" and config.rollout.engine == "vllm":
+        yield (
+            "teacher.scorer",
+            "two vLLM engines do not live in the one process of runtime.kind: inline; write kind: ray, "
+            "or scorer: transformers",
         )
 
 
@@ -223,7 +242,7 @@ def _weights(config: RunConfig) -> Iterator[Finding]:
         )
     if weights.transport == "nccl" and config.rollout.engine != "vllm":
         yield "weights.transport", "nccl goes through vLLM; write object_store, or rollout.engine: vllm"
-    without = [name for name in ("rollout", "teacher", "learner") if getattr(config, name).gpus == 0]
+    without = [name for name in ("rollout", "learner") if getattr(config, name).gpus == 0]
     if weights.transport == "nccl" and without:
         keys = " and ".join(f"{name}.gpus" for name in without)
         verb = "is" if len(without) == 1 else "are"
@@ -231,10 +250,10 @@ def _weights(config: RunConfig) -> Iterator[Finding]:
             "weights.transport",
             f"nccl needs GPUs, and {keys} {verb} 0; set them, or write object_store",
         )
-    elif weights.transport == "nccl":
+    if weights.transport == "nccl" and weights.probe_every > 1:
         yield (
-            "weights.transport",
-            "the engines can receive over nccl, but the learner does not send over it yet; write object_store",
+            "weights.probe_every",
+            f"{weights.probe_every}, but a push over nccl has no digest, so the probe alone verifies it; write 1",
         )
 
 
@@ -257,6 +276,8 @@ def _machines(config: RunConfig) -> Iterator[Finding]:
     if runtime.kind == "inline":
         yield from _inline(config)
         return
+    if runtime.colocate == "teacher-learner":
+        yield from _colocated(config)
     if not re.fullmatch(r"local|auto|[^\s:/]+:\d+", runtime.address):
         yield "runtime.address", f'found "{runtime.address}"; write local, auto, or host:port'
     asked = sum(role.cpus * count for role, count in _roles(config))
@@ -264,6 +285,22 @@ def _machines(config: RunConfig) -> Iterator[Finding]:
         yield (
             "runtime.cpus",
             f"{runtime.cpus} CPUs, and the roles ask for {asked:g}; raise it, or lower the cpus of a role",
+        )
+
+
+def _colocated(config: RunConfig) -> Iterator[Finding]:
+    teacher, learner = config.teacher, config.learner
+    if teacher.replicas != learner.ranks:
+        yield (
+            "runtime.colocate",
+            f"teacher-learner pairs each teacher with a rank, but teacher.replicas is {teacher.replicas} and "
+            f"learner.ranks is {learner.ranks}; write the same number",
+        )
+    if learner.gpus == 0 or not 0 < teacher.gpus < 1:
+        yield (
+            "runtime.colocate",
+            f"teacher-learner shares GPUs, but learner.gpus is {learner.gpus} and teacher.gpus is {teacher.gpus:g}; "
+            "write learner.gpus: 1 and a share like teacher.gpus: 0.3",
         )
 
 
@@ -284,5 +321,29 @@ def _inline(config: RunConfig) -> Iterator[Finding]:
 def _roles(config: RunConfig) -> Iterator[tuple[RolloutConfig | TeacherConfig | LearnerConfig, int]]:
     yield config.rollout, config.rollout.replicas
     yield config.learner, config.learner.ranks
-    if config.objective.divergence != "cross_entropy":
+    if config.objective.has_teacher and not config.teacher.colocated:
         yield config.teacher, config.teacher.replicas
+
+
+def _alarms(config: RunConfig) -> Iterator[Finding]:
+    gain, telemetry = config.alarms.gain, config.telemetry
+    unmeasured = telemetry.reference_every is None or telemetry.reference_every > config.run.steps
+    pool = config.objective.has_teacher and not config.teacher.colocated
+    if gain.action == "stop" and (unmeasured or not pool):
+        yield (
+            "alarms.gain.action",
+            "stop needs reference_gain, which this run never measures; set telemetry.reference_every below "
+            "run.steps with a pool of teachers, or write warn",
+        )
+    if telemetry.answer_driven_every is not None and config.teacher.privilege == "none":
+        yield (
+            "telemetry.answer_driven_every",
+            "there is no evidence to be driven by with teacher.privilege: none; leave it out",
+        )
+    if not telemetry.leak_phrases and config.alarms.leak.action == "stop":
+        yield (
+            "telemetry.leak_phrases",
+            "empty, so alarms.leak never stops the run; write phrases, or action: off",
+        )
+    if any(not phrase.strip() for phrase in telemetry.leak_phrases):
+        yield "telemetry.leak_phrases", "an empty phrase is in every answer; take it out"

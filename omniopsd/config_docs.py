@@ -77,6 +77,8 @@ def _type_name(annotation: Any) -> str:
         return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}[
             annotation.__name__
         ]
+    if get_origin(annotation) is dict:
+        return "mapping"
     if get_origin(annotation) is tuple:
         return f"list of {_type_name(args[0])}"
     if any(isinstance(arg, type) for arg in args):

@@ -48,28 +48,34 @@ class Evaluation:
             refs = {sample.sample_id: runtime.put(self.book.prompt(sample)) for sample in part}
             return pool.greedy(refs, self.max_new_tokens)
 
-        return self._tally(answer, tick)
+        return self._tally(answer, tick, self.samples)
 
     def teacher(self, pool: TeacherPool, tick: Callable[[int], None] = lambda n: None) -> Results:
-        """Answers of the teacher, with its evidence: the gap that there is to close."""
+        """Answers of the teacher, with its evidence: the gap that there is to close.
+
+        Samples for which a cache has no rationale are not asked; `n` in the results says how many were.
+        """
 
         def answer(part: Sequence[Sample]) -> list[np.ndarray]:
             return pool.answer([self.book.context(sample) for sample in part], self.max_new_tokens)
 
-        return self._tally(answer, tick)
+        return self._tally(answer, tick, self.book.samples)
 
     def _tally(
-        self, answer: Callable[[Sequence[Sample]], list[np.ndarray]], tick: Callable[[int], None]
+        self,
+        answer: Callable[[Sequence[Sample]], list[np.ndarray]],
+        tick: Callable[[int], None],
+        samples: Sequence[Sample],
     ) -> Results:
         texts: list[str] = []
-        for at in range(0, len(self.samples), PROMPTS_PER_ROUND):
-            part = self.samples[at : at + PROMPTS_PER_ROUND]
+        for at in range(0, len(samples), PROMPTS_PER_ROUND):
+            part = samples[at : at + PROMPTS_PER_ROUND]
             ids = answer(part)
             if len(ids) != len(part):
                 raise EvalError(f"{len(part)} samples were asked and {len(ids)} answers came")
             texts += [self.book.renderer.decode(one) for one in ids]
             tick(len(texts))
-        return tally(self.samples, texts)
+        return tally(samples, texts)
 
 
 def tally(samples: Sequence[Sample], texts: Sequence[str]) -> Results:
@@ -93,7 +99,8 @@ def tally(samples: Sequence[Sample], texts: Sequence[str]) -> Results:
 def held_out_evaluation(config: RunConfig, samples: Sequence[Sample], renderer: Renderer) -> Evaluation:
     """The first `eval.samples` held-out samples, with the teacher's evidence if it is to answer them."""
     asked = samples[: config.eval.samples]
-    changes: dict[str, str] = {"missing": "fail"}
+    # a model may have refused to write the rationale of a held-out sample; the student answers it all the same
+    changes: dict[str, str] = {"missing": "skip" if config.rationale_cache else "fail"}
     if not config.eval.teacher:
         changes["privilege"] = "none"
     book = make_book(config, asked, renderer, config.teacher.model_copy(update=changes))
@@ -108,6 +115,7 @@ def results_table(results: Results, title: str) -> Table:
     known = [(name, part) for name, part in rows if part]
     datasets = sorted({key for _, part in known for key in part["by_dataset"]})
     held_out = known[0][1]["n"] if known else 0
+    known = [(name if part["n"] == held_out else f"{name} ({part['n']} items)", part) for name, part in known]
     table = Table(
         title=f"{title}: accuracy on {held_out} held-out items",
         title_justify="left",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
+from learner.objective_config import ContrastConfig
 from omniopsd.config import RunConfig
 from omniopsd.samples import Sample
+from omniopsd.student_prompts import StudentPrompts
 from rationale_cache.types import Rationale
 from rollout.config import MediaConfig, ModelConfig
-from rollout.media import MediaCache, decode_media
 from rollout.messages import Message
 from rollout.renderer import Renderer
 from rollout.types import Media, Prompt, Rendered
@@ -18,14 +20,11 @@ from teacher.context import (
     EvidenceBook,
     Privileged,
     check_template,
+    evidence_alone,
     missing_evidence,
     privileged_messages,
 )
 from teacher.types import PrivilegedContext
-
-
-class ContextTooLong(ValueError):
-    """A prompt that leaves no room for the answer within the model's context."""
 
 
 class PromptBook:
@@ -41,6 +40,7 @@ class PromptBook:
         teacher: TeacherConfig,
         max_new_tokens: int,
         seed: int,
+        contrast: ContrastConfig | None = None,
     ) -> None:
         """Raises EvidenceError when `teacher.missing` is "fail" and evidence is missing."""
         check_template(teacher.template)
@@ -52,27 +52,26 @@ class PromptBook:
         self.skipped = len(absent)
         kept = [row for row in rows if row.sample_id not in absent]
         self.evidence = EvidenceBook(kept, teacher.privilege, seed=seed)
+        self._second = _second_evidence(kept, contrast, seed) if contrast else None
         self.renderer, self.template = renderer, teacher.template
-        self._media_config, self._cache = media, MediaCache(media.cache_bytes)
-        self._room = model.max_context - max_new_tokens
-        self._max_context = model.max_context
+        self._student = StudentPrompts(renderer, model=model, media=media, max_new_tokens=max_new_tokens)
+
+    @property
+    def digest(self) -> str:
+        """Names the samples in their order, with messages, labels and rationales: what a resumed run must find again."""
+        digest = hashlib.blake2b(digest_size=16)
+        for sample in self.samples:
+            said = (sample.sample_id, sample.inputs.messages, sample.labels, sample.rationale)
+            digest.update(repr(said).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def media(self, sample: Sample) -> tuple[Media, ...]:
         """The sample's media in prompt order, from memory when they were decoded before."""
-        inputs = sample.inputs
-        return decode_media(
-            inputs.messages,
-            inputs.paths,
-            inputs.audio_in_video,
-            self._media_config,
-            where=sample.where,
-            cache=self._cache,
-        )
+        return self._student.media(sample.inputs, sample.where)
 
     def prompt(self, sample: Sample) -> Prompt:
         """The student's prompt: made from `sample.inputs` alone. Raises ContextTooLong."""
-        rendered = self._render(sample, sample.inputs.messages, "the student's prompt")
-        return Prompt(sample_id=sample.sample_id, rendered=rendered)
+        return self._student.prompt(sample.inputs, sample.where)
 
     def context(self, sample: Sample) -> PrivilegedContext:
         """The teacher's context: the same messages and media, and the evidence. Raises ContextTooLong."""
@@ -86,45 +85,93 @@ class PromptBook:
             evidence_id=evidence.source_id if evidence else "",
         )
 
+    def second_context(self, sample: Sample) -> PrivilegedContext:
+        """The context that `objective.contrast` compares with. Raises ContextTooLong."""
+        book, messages = self._second or self.evidence, sample.inputs.messages
+        evidence = book.of(sample.sample_id)
+        if self._second is None and evidence is not None:  # reference_only
+            rendered = self.renderer.render(
+                evidence_alone(messages, evidence, self.template),
+                (),
+                audio_in_video=False,
+                where=sample.where,
+            )
+        else:
+            told = privileged_messages(messages, evidence, self.template)
+            rendered = self._render(sample, told, "the teacher's second context")
+        return PrivilegedContext(
+            sample_id=sample.sample_id,
+            rendered=rendered,
+            privilege=book.privilege,
+            evidence_id=evidence.source_id if evidence else "",
+        )
+
+    def variant(
+        self, sample: Sample, *, evidence_of: Sample | None, media_of: Sample | None = None
+    ) -> PrivilegedContext:
+        """A context for measurements alone: the evidence of another sample, or none, and the media of another.
+
+        Raises ContextTooLong.
+        """
+        evidence = self.evidence.of(evidence_of.sample_id) if evidence_of else None
+        messages = privileged_messages(sample.inputs.messages, evidence, self.template)
+        return PrivilegedContext(
+            sample_id=sample.sample_id,
+            rendered=self._render(sample, messages, "a measurement's context", media_of),
+            privilege=self.evidence.privilege if evidence else "none",
+            evidence_id=evidence.source_id if evidence else "",
+        )
+
     def with_evidence(self, sample: Sample, text: str) -> Rendered:
         """The messages with a given text of evidence: what a cold start learns to read."""
         evidence = Evidence(text=text, source_id=sample.sample_id, rationale_key="")
         messages = privileged_messages(sample.inputs.messages, evidence, self.template)
         return self._render(sample, messages, "the context")
 
-    def _render(self, sample: Sample, messages: Sequence[Message], what: str) -> Rendered:
-        """Messages that belong to a sample, with its media. Raises ContextTooLong naming `what`."""
-        rendered = self.renderer.render(
-            messages, self.media(sample), audio_in_video=sample.inputs.audio_in_video, where=sample.where
-        )
-        tokens = len(rendered.token_ids)
-        if tokens > self._room:
-            raise ContextTooLong(
-                f"{sample.where}: {what} has {tokens} tokens, and model.max_context {self._max_context} leaves "
-                f"{self._room} beside rollout.max_new_tokens: shorten the sample or use fewer frames"
-            )
-        return rendered
+    def _render(
+        self, sample: Sample, messages: Sequence[Message], what: str, media_of: Sample | None = None
+    ) -> Rendered:
+        inputs = media_of.inputs if media_of else None
+        return self._student.render(sample.inputs, messages, sample.where, what, media_of=inputs)
 
 
 def make_book(
     config: RunConfig, samples: Sequence[Sample], renderer: Renderer, teacher: TeacherConfig | None = None
 ) -> PromptBook:
-    """The book of some samples of a run; `teacher` in place of the run's own."""
+    """The book of some samples of a run; `teacher` in place of the run's own.
+
+    Without a teacher in the objective no evidence is asked for.
+    """
+    teacher = teacher or config.teacher
+    if not config.objective.has_teacher:
+        teacher = teacher.model_copy(update={"privilege": "none"})
     return PromptBook(
         samples,
         renderer,
         model=config.model,
         media=config.data.media,
-        teacher=teacher or config.teacher,
+        teacher=teacher,
         max_new_tokens=config.rollout.max_new_tokens,
         seed=config.run.seed,
+        contrast=config.objective.contrast,
     )
+
+
+def _second_evidence(rows: Sequence[Privileged], contrast: ContrastConfig, seed: int) -> EvidenceBook | None:
+    """Evidence of the second context; None for reference_only, whose evidence is the first one's."""
+    if contrast.kind == "reference_only":
+        return None
+    if contrast.kind == "wrong_rationale":
+        return EvidenceBook(rows, "other-row", seed=seed, key="the second privilege of objective.contrast")
+    return EvidenceBook(rows, contrast.partial, seed=seed, key="objective.contrast.partial")
 
 
 def _privileged(sample: Sample) -> Privileged:
+    return Privileged(sample_id=sample.sample_id, labels=sample.labels, rationale=_rationale(sample))
+
+
+def _rationale(sample: Sample) -> Rationale | None:
     text = sample.rationale
-    return Privileged(
-        sample_id=sample.sample_id,
-        labels=sample.labels,
-        rationale=Rationale.of(text) if text is not None and text.strip() else None,
-    )
+    if text is None or not text.strip():
+        return None
+    return Rationale(key=sample.rationale_key, text=text) if sample.rationale_key else Rationale.of(text)

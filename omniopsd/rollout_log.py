@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         ("privilege", pa.string()),
         ("evidence_id", pa.string()),
         ("evidence", pa.string()),
+        ("rationale_key", pa.string()),
         ("videos", pa.list_(pa.string())),
         ("audios", pa.list_(pa.string())),
         ("images", pa.list_(pa.string())),
@@ -57,7 +58,8 @@ class LoggedRollout:
     `prompt_ids` int32 [P] and `response_ids` int32 [T] as trained; `rollout_logprobs`,
     `student_logprobs`, `teacher_logprobs`, `divergence` float32 [T], natural log, the last three None
     where no such pass was made. `tokens` is each response token as text, for people to read.
-    `evidence_id` names the row whose rationale or label the teacher read, `evidence` is that text.
+    `evidence_id` names the row whose rationale or label the teacher read, `evidence` is that text,
+    `rationale_key` its key: in the cache, or (for one of the data file) the hash of its content.
     `correct` is None when the answer was not judged. Media paths are those that were decoded.
     """
 
@@ -82,6 +84,7 @@ class LoggedRollout:
     privilege: str = "none"
     evidence_id: str = ""
     evidence: str | None = None
+    rationale_key: str = ""
     videos: tuple[str, ...] = ()
     audios: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
@@ -115,6 +118,8 @@ def read_rollouts(path: Path) -> tuple[LoggedRollout, ...]:
         raise RolloutLogError(
             f"{path}: cannot be read ({error}); delete it, the report does without"
         ) from error
+    if "rationale_key" not in table.column_names:  # a log from before there were keys
+        table = table.append_column("rationale_key", pa.array([""] * len(table), pa.string()))
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise RolloutLogError(f"{path}: not a rollout log, the columns {missing} are missing")

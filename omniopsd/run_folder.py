@@ -27,8 +27,24 @@ from pydantic import BaseModel
 
 from omniopsd.durable import write_durably
 
-RESUME_MAY_CHANGE = ("run.steps", "run.log_rollouts", "checkpoint.every", "checkpoint.keep")
-RESUME_MAY_CHANGE_BELOW = ("eval.", "runtime.")
+RESUME_MAY_CHANGE: tuple[str, ...] = (
+    "run.steps", "run.log_rollouts", "checkpoint.every", "checkpoint.keep",
+)  # fmt: skip
+# where and how fast rationales are made; what is asked for may not change, because it decides the keys
+RESUME_MAY_CHANGE += tuple(
+    f"rationale_cache.{name}"
+    for name in ("path", "base_url", "api_key_env", "api_key_file", "max_concurrency", "requests_per_minute",
+                 "tokens_per_minute", "deadline_seconds", "give_up_seconds", "backoff_seconds", "max_attempts",
+                 "breaker_failures", "commit_every", "on_model_change", "on_no_gain")
+)  # fmt: skip
+RESUME_MAY_CHANGE_BELOW = (
+    "eval.",
+    "runtime.",
+    "telemetry.",
+    "alarms.",
+    "rationale_cache.budget.",
+    "rationale_cache.prices.",
+)
 RESUME_MAY_CHANGE_ENDING = ("timeout_seconds",)
 
 PACKAGES = (

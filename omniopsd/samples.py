@@ -55,7 +55,10 @@ class SampleInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One row. `where` is "file:line" (JSONL) or "file:row n" (Parquet), for later errors."""
+    """One row. `where` is "file:line" (JSONL) or "file:row n" (Parquet), for later errors.
+
+    `rationale_key` names a rationale that came from a cache; empty for one of the data file.
+    """
 
     inputs: SampleInputs
     labels: tuple[str, ...]
@@ -63,6 +66,7 @@ class Sample:
     response: str | None
     dataset: str
     where: str
+    rationale_key: str = ""
 
     @property
     def sample_id(self) -> str:
@@ -76,7 +80,7 @@ def read_samples(path: str | Path) -> tuple[Sample, ...]:
     faults: list[str] = []
     samples: list[Sample] = []
     seen: dict[str, str] = {}
-    for where, row in _rows(path, faults):
+    for where, row in file_rows(path, faults):
         sample = _sample(row, where, path.parent, faults)
         if sample is None:
             continue
@@ -88,11 +92,12 @@ def read_samples(path: str | Path) -> tuple[Sample, ...]:
         samples.append(sample)
     if not samples and not faults:
         faults.append(f"{path}: the file has no rows; write one sample for each line")
-    _raise(path, faults)
+    raise_faults(path, faults)
     return tuple(samples)
 
 
-def _raise(path: Path, faults: list[str]) -> None:
+def raise_faults(path: Path, faults: list[str]) -> None:
+    """Raises SampleError when there are faults, naming the first of them."""
     if not faults:
         return
     more = f", the first {MOST_ERRORS}" if len(faults) > MOST_ERRORS else ""
@@ -100,7 +105,8 @@ def _raise(path: Path, faults: list[str]) -> None:
     raise SampleError("\n".join([head, *(f"  {fault}" for fault in faults[:MOST_ERRORS])]))
 
 
-def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def file_rows(path: Path, faults: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a JSONL or Parquet file, each with where it stands; rows that cannot be read are added to `faults`."""
     if not path.is_file():
         raise SampleError(f"{path}: no such file; write the path of a .jsonl or .parquet file")
     if path.suffix == ".jsonl":

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+Transport = Literal["object_store", "nccl"]
 
 
 class ModelConfig(BaseModel):
@@ -83,8 +84,10 @@ class WeightsConfig(BaseModel):
 
     model_config = SECTION
 
-    transport: Literal["object_store", "nccl"] = "object_store"
-    """Ray's shared memory (works everywhere); `nccl` is refused until the learner's sending half is connected."""
+    transport: Transport = "object_store"
+    """Ray's shared memory (works everywhere), or `nccl`: broadcast from the learner's first GPU to every engine.
+
+    Teachers that follow the student (`live`, `ema`) always receive through shared memory."""
     chunk_bytes: int = Field(default=268_435_456, ge=1_000_000)
     """Size of one piece of the push; bounds the memory that a gather needs."""
     probe_every: int = Field(default=1, ge=1)

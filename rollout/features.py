@@ -51,6 +51,7 @@ class FeatureExtractor:
 
     def __init__(self, model_path: str | Path) -> None:
         self.processor = Qwen2_5OmniProcessor.from_pretrained(model_path, local_files_only=True)
+        self.vocab_size = len(self.processor.tokenizer)  # a head may have more rows, all of them padding
         self._cache: OrderedDict[str, Item] = OrderedDict()
 
     def features(self, rendered: Rendered) -> Features:

@@ -14,6 +14,13 @@ from rollout.types import Prompt, RolloutGroup, SamplingSpec, WeightUpdate
 from rollout.weights import WeightFault, require_receipts
 from rollout.worker import RolloutWorker
 
+VLLM_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutCall:
@@ -63,6 +70,10 @@ class RolloutPool:
         ]
         return [answer for part in fetch(refs, self.rollout.timeout_seconds) for answer in part]
 
+    def nccl_client(self) -> NcclClient:
+        """What a sender over NCCL drives these engines by."""
+        return NcclClient(self.actors, self.rollout.tensor_parallel_size, self.weights.timeout_seconds)
+
     def push(self, update: WeightUpdate) -> None:
         """Give every engine a version. Raises WeightFault naming the engine that does not hold it."""
         refs = [actor.call(RolloutWorker.update, update) for actor in self.actors]
@@ -104,6 +115,11 @@ class NcclClient:
         self._actors, self._gpus, self._timeout = tuple(actors), gpus_per_engine, timeout_seconds
         self.version = 0
 
+    @property
+    def receivers(self) -> int:
+        """GPUs of all engines, each a rank of the transfer group."""
+        return len(self._actors) * self._gpus
+
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Give each engine ranks of its own in the group, behind those of the trainer."""
         infos = [
@@ -130,18 +146,8 @@ class NcclClient:
 
 def resources(rollout: RolloutConfig) -> Resources:
     """What one engine reserves, and the environment that vLLM needs from its process's start."""
-    threads = str(max(1, int(rollout.cpus)))
-    return Resources(
-        cpus=rollout.cpus,
-        gpus=rollout.gpus,
-        env={
-            "OMP_NUM_THREADS": threads,
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-        },
-    )
+    threads = {"OMP_NUM_THREADS": str(max(1, int(rollout.cpus)))}
+    return Resources(cpus=rollout.cpus, gpus=rollout.gpus, env=threads | VLLM_ENVIRONMENT)
 
 
 def _parts(items: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -1,9 +1,5 @@
 """Rollouts from vLLM, in this process.
 
-Every medium goes through vLLM's own processor by itself; the prompt is then laid out from the
-renderer's ids. So vLLM never expands a prompt in its own way: its expansion of audio in video differs
-from transformers' when frames are more than two seconds apart, and takes one frame rate for all.
-
 G rollouts are G requests with seeds of their own (so a draw does not depend on G); the prefix cache
 computes their common prompt once.
 """
@@ -12,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,32 +20,24 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 # ruff: noqa: E402
 import numpy as np
-import torch
-from PIL import Image
 from vllm import LLM, RequestOutput, SamplingParams
 from vllm.config import WeightTransferConfig
-from vllm.inputs import mm_input, tokens_input
-from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
 from vllm.platforms import current_platform
-from vllm.renderers.inputs.preprocess import parse_model_prompt
 
 from rollout.config import ModelConfig, RolloutConfig
 from rollout.engine import EngineFault, require_unique, rollout_id, rollout_seed, room
-from rollout.evidence import placeholder_rows, require_same_media
 from rollout.renderer import END, PLACEHOLDERS
 from rollout.thinker import PREFIX
 from rollout.types import (
-    Media,
     MediaUse,
-    Modality,
     Prompt,
     Rollout,
     RolloutGroup,
     SamplingSpec,
     WeightReceipt,
     WireTensor,
-    media_digest,
 )
+from rollout.vllm_layout import LaidOut, PromptLayout
 from rollout.vllm_thinker import WorkerExtension
 from rollout.vllm_weights import OBJECT_STORE
 from rollout.weights import IncomingWeights, WeightFault, weight_names
@@ -60,34 +48,39 @@ MEDIA_LIMIT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Laid:
-    """One prompt as vLLM takes it, and what went into it."""
+class ScoredRows:
+    """One given answer: `logprobs` float32 [T]; `topk_ids` int32 and `topk_logprobs` float32 [T,K], likeliest first."""
 
-    engine_input: Any
-    token_ids: list[int]
-    media_use: tuple[MediaUse, ...]
+    logprobs: np.ndarray
+    topk_ids: np.ndarray
+    topk_logprobs: np.ndarray
 
 
 class VllmEngine:
     """A `RolloutEngine` and `CollectiveReceiver` over one vLLM `LLM`."""
 
     def __init__(
-        self, model: ModelConfig, rollout: RolloutConfig, name: str, *, transport: str = OBJECT_STORE
+        self,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        name: str,
+        *,
+        transport: str = OBJECT_STORE,
+        station: str = STATION,
+        max_logprobs: int = 0,
     ) -> None:
-        """Load the model folder (version 0). `transport` as in `weights.transport`."""
+        """Load the model folder (version 0).
+
+        `transport` as in `weights.transport`; `station` names this engine in errors about media;
+        `max_logprobs` is the largest `top_k` of `score_rows`.
+        """
         self.name, self._max_context, self._transport = name, model.max_context, transport
         self._expected = weight_names(model.path)
         self._version: int | None = 0
         self._incoming: IncomingWeights | None = None
-        self._llm = LLM(**_arguments(model, rollout, transport))
-        tokenizer = self._llm.get_tokenizer()
-        self._end = int(tokenizer.convert_tokens_to_ids(END))
-        self._placeholders: dict[Modality, int] = {
-            kind: int(tokenizer.convert_tokens_to_ids(token)) for kind, token in PLACEHOLDERS.items()
-        }
-        processor = self._llm.llm_engine.renderer.get_mm_processor().info.get_hf_processor()
-        # transformers' processor would put its built-in video size in place of the folder's
-        self._video_size = dict(processor.video_processor.size)
+        self._llm = LLM(**_arguments(model, rollout, transport), max_logprobs=max_logprobs)
+        self._layout = PromptLayout(self._llm, station)
+        self._end = int(self._llm.get_tokenizer().convert_tokens_to_ids(END))
 
     @property
     def policy_version(self) -> int:
@@ -98,7 +91,7 @@ class VllmEngine:
     def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec, step: int) -> list[RolloutGroup]:
         require_unique(prompts)
         version, started = self.policy_version, time.monotonic()
-        laid = [self._lay_out(prompt) for prompt in prompts]
+        laid = [self._layout.lay_out(prompt) for prompt in prompts]
         requests = [
             (rollout_id(step, prompt.sample_id, index), one, self._sampling(prompt, spec, step, index))
             for prompt, one in zip(prompts, laid, strict=True)
@@ -127,7 +120,7 @@ class VllmEngine:
         requests = []
         for number, prompt in enumerate(prompts):
             limit = room(prompt, max_new_tokens, self._max_context)
-            requests.append((str(number), self._lay_out(prompt), self._params(limit, temperature=0.0)))
+            requests.append((str(number), self._layout.lay_out(prompt), self._params(limit, temperature=0.0)))
         done = self._run(requests)
         return [
             self._completion(done[id_][0], prompt, one)[0]
@@ -135,19 +128,29 @@ class VllmEngine:
         ]
 
     def score(self, prompt: Prompt, response_ids: np.ndarray) -> np.ndarray:
+        return self.score_rows(prompt, [response_ids])[0][0].logprobs
+
+    def score_rows(
+        self, prompt: Prompt, responses: Sequence[np.ndarray], top_k: int = 0
+    ) -> tuple[list[ScoredRows], tuple[MediaUse, ...]]:
+        """Given answers at temperature 1: the sampled ids, the `top_k` likeliest, and the media that were used.
+
+        One prefill of the whole prompt for each answer: vLLM reads no cached prefix where prompt
+        log-probs are asked for (0.32).
+        """
         self.policy_version  # noqa: B018
-        laid = self._lay_out(prompt)
-        response = [int(id_) for id_ in response_ids]
-        ids = laid.token_ids + response
-        whole = _Laid(
-            engine_input=laid.engine_input | {"prompt_token_ids": ids},
-            token_ids=ids,
-            media_use=laid.media_use,
-        )
-        params = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        output, _ = self._run([("score", whole, params)])["score"]
-        rows = (output.prompt_logprobs or [])[len(laid.token_ids) :]
-        return np.array([row[id_].logprob for row, id_ in zip(rows, response, strict=True)], np.float32)
+        laid = self._layout.lay_out(prompt)
+        params = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=top_k, detokenize=False)
+        requests = []
+        for number, response in enumerate(responses):
+            ids = laid.token_ids + [int(id_) for id_ in response]
+            engine_input = laid.engine_input | {"prompt_token_ids": ids}
+            whole = LaidOut(engine_input=engine_input, token_ids=ids, media_use=laid.media_use)
+            requests.append((f"score-{number}", whole, params))
+        done = self._run(requests)
+        rows = [(done[id_][0].prompt_logprobs or [])[len(laid.token_ids) :] for id_, *_ in requests]
+        scored = [_scored(own, ids, top_k) for own, ids in zip(rows, responses, strict=True)]
+        return scored, laid.media_use
 
     # --- weights, chunk by chunk
 
@@ -201,56 +204,6 @@ class VllmEngine:
 
     # --- one prompt
 
-    def _lay_out(self, prompt: Prompt) -> _Laid:
-        rendered = prompt.rendered
-        ids = [int(id_) for id_ in rendered.token_ids]
-        items, use = [], []
-        for medium in rendered.media:
-            item, digest, tokens = self._process(medium)
-            items.append(item)
-            use.append(MediaUse(kind=medium.kind, digest=digest, tokens=tokens))
-        require_same_media(rendered.media_use, use, station=STATION, sample_id=prompt.sample_id)
-        rows = placeholder_rows(rendered, self._placeholders, station=STATION, sample_id=prompt.sample_id)
-        if not items:
-            return _Laid(engine_input=tokens_input(ids), token_ids=ids, media_use=())
-        kwargs: dict[str, list[Any]] = {}
-        hashes: dict[str, list[str]] = {}
-        places: dict[str, list[PlaceholderRange]] = {}
-        for medium, item, (name, place) in zip(
-            rendered.media, items, _places(rows, use, rendered.audio_in_video), strict=True
-        ):
-            kwargs.setdefault(medium.kind, []).append(item)
-            hashes.setdefault(medium.kind, []).append(name)
-            places.setdefault(medium.kind, []).append(place)
-        engine_input = mm_input(ids, MultiModalKwargsItems(kwargs), hashes, places)
-        return _Laid(engine_input=engine_input, token_ids=ids, media_use=tuple(use))
-
-    def _process(self, medium: Media) -> tuple[Any, str, int]:
-        """vLLM's tower inputs for one medium, the digest of what it was given, and its token count."""
-        data: Any = np.array(medium.data)
-        digest = media_digest(medium.kind, data, medium.fps)
-        options: dict[str, Any] = {}
-        if medium.kind == "video":
-            options = {
-                "videos_kwargs": {"size": self._video_size, "fps": medium.fps, "do_sample_frames": False}
-            }
-        given = {
-            "video": lambda: data,
-            "image": lambda: Image.fromarray(data),
-            "audio": lambda: (data, 16000),
-        }
-        request = {
-            "prompt_token_ids": [self._placeholders[medium.kind]],
-            "multi_modal_data": {medium.kind: [given[medium.kind]()]},
-            "multi_modal_uuids": {medium.kind: [digest]},
-            "mm_processor_kwargs": options,
-        }
-        renderer = self._llm.llm_engine.renderer
-        parsed = parse_model_prompt(self._llm.model_config, request)
-        (out,) = renderer.render_cmpl([parsed], renderer.default_cmpl_tok_params)
-        (place,) = out["mm_placeholders"][medium.kind]
-        return out["mm_kwargs"][medium.kind][0], digest, place.get_num_embeds()
-
     def _sampling(self, prompt: Prompt, spec: SamplingSpec, step: int, index: int) -> SamplingParams:
         return self._params(
             room(prompt, spec.max_new_tokens, self._max_context),
@@ -270,7 +223,7 @@ class VllmEngine:
     # --- one run of the engine
 
     def _run(
-        self, requests: Sequence[tuple[str, _Laid, SamplingParams]]
+        self, requests: Sequence[tuple[str, LaidOut, SamplingParams]]
     ) -> dict[str, tuple[RequestOutput, float]]:
         """Outputs by request id, with the time at which each was done."""
         engine = self._llm.llm_engine
@@ -292,7 +245,13 @@ class VllmEngine:
         return done
 
     def _rollout(
-        self, output: RequestOutput, prompt: Prompt, laid: _Laid, index: int, temperature: float, version: int
+        self,
+        output: RequestOutput,
+        prompt: Prompt,
+        laid: LaidOut,
+        index: int,
+        temperature: float,
+        version: int,
     ) -> Rollout:
         ids, finish = self._completion(output, prompt, laid)
         logprobs = output.outputs[0].logprobs
@@ -311,7 +270,7 @@ class VllmEngine:
             finish="stop" if finish == "stop" else "length",
         )
 
-    def _completion(self, output: RequestOutput, prompt: Prompt, laid: _Laid) -> tuple[np.ndarray, str]:
+    def _completion(self, output: RequestOutput, prompt: Prompt, laid: LaidOut) -> tuple[np.ndarray, str]:
         if list(output.prompt_token_ids or []) != laid.token_ids:
             raise EngineFault(f"sample {prompt.sample_id}: vLLM ran another prompt than it was given")
         completion = output.outputs[0]
@@ -350,24 +309,14 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, transport: str) -> di
     }
 
 
-def _places(
-    rows: Sequence[np.ndarray], use: Sequence[MediaUse], audio_in_video: bool
-) -> Iterator[tuple[str, PlaceholderRange]]:
-    """Cache name and place of each medium; a video and its track share one span and one name.
-
-    vLLM keys the cached key-values inside a span by its first medium alone, so the name of a shared
-    span has to tell both.
-    """
-    for number, (own, one) in enumerate(zip(rows, use, strict=True)):
-        pair = _partner(use, number) if audio_in_video else number
-        span = np.concatenate([own, rows[pair]])
-        start, stop = int(span.min()), int(span.max()) + 1
-        mask = np.zeros(stop - start, bool)
-        mask[own - start] = True
-        name = one.digest if pair == number else f"{one.digest}+{use[pair].digest}"
-        yield name, PlaceholderRange(start, stop - start, None if mask.all() else torch.from_numpy(mask))
-
-
-def _partner(use: Sequence[MediaUse], number: int) -> int:
-    """With audio in video: the track of a video, the video of a track, an image itself."""
-    return number + {"video": 1, "audio": -1, "image": 0}[use[number].kind]
+def _scored(rows: Sequence[Any], response: np.ndarray, top_k: int) -> ScoredRows:
+    """Prompt log-probs of one answer's rows: vLLM gives the k likeliest by rank, and the given id besides."""
+    sampled = [row[int(id_)].logprob for row, id_ in zip(rows, response, strict=True)]
+    best = [sorted(row.items(), key=lambda item: item[1].rank)[:top_k] for row in rows]
+    return ScoredRows(
+        logprobs=np.array(sampled, np.float32),
+        topk_ids=np.array([[id_ for id_, _ in row] for row in best], np.int32).reshape(len(rows), top_k),
+        topk_logprobs=np.array([[one.logprob for _, one in row] for row in best], np.float32).reshape(
+            len(rows), top_k
+        ),
+    )

@@ -9,12 +9,14 @@ Invariant: after `finish_weight_update` every copy of a weight that a kernel rea
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer import WeightSource, WeightTransferEngine
 from vllm.distributed.weight_transfer.base import (
+    ParamMeta,
     TrainerWeightTransferEngine,
     VLLMWeightSyncClient,
     WeightTransferInitInfo,
@@ -82,6 +84,29 @@ def mend_packed_copies(model: torch.nn.Module) -> None:
         layer: Any = module
         if hasattr(layer, "cpu_linear") and layer.weight.ndim == 2:
             layer.quant_method.process_weights_after_loading(layer)
+
+
+class StreamSource(WeightSource):
+    """The learner's weights as vLLM's trainer takes them: declared once, streamed anew for each push.
+
+    `shapes` lists the thinker names and full shapes in the order of `stream`; `stream` gives full
+    tensors of `dtype` ("float32", "bfloat16") and is a collective of all learner ranks.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[str, tuple[int, ...]]],
+        dtype: str,
+        stream: Callable[[], Iterator[tuple[str, torch.Tensor]]],
+    ) -> None:
+        self._stream = stream
+        self._metadata = [ParamMeta(PREFIX + name, getattr(torch, dtype), shape) for name, shape in shapes]
+
+    def metadata(self) -> list[ParamMeta]:
+        return self._metadata
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return ((PREFIX + name, tensor) for name, tensor in self._stream())
 
 
 def nccl_trainer(

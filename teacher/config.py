@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from teacher.types import Privilege
+from teacher.types import Privilege, TeacherRule
 
 DEFAULT_TEMPLATE = (
     "\n\nHere is a rationale for this clip, written by an expert observer:\n"
@@ -24,12 +24,33 @@ class TeacherConfig(BaseModel):
     """What the teacher sees beyond the student's prompt. `none`, `shuffled` and `other-row` are the controls."""
     template: str = DEFAULT_TEMPLATE
     """Text appended to the last user message; `{evidence}` stands for the rationale or label."""
-    weights: Literal["frozen", "live", "ema"] = "ema"
-    """Which weights the teacher has: the first ones, the student's own, or their moving average (paper)."""
+    weights: TeacherRule = "ema"
+    """Which weights the teacher has: the first ones (`frozen`), the student's own (`live`), their moving average
+    (`ema`, paper), a copy of the student's every `copy_every` steps (`hard`), such a copy only while answers get
+    better and not longer (`gated`), or a point between the first and the student's own (`trust_region`)."""
     ema: float = Field(default=0.999, gt=0, lt=1)
     """Decay mu of the moving average, applied after every step (paper: 0.999)."""
+    copy_every: int = Field(default=50, ge=1)
+    """Steps between two copies (`hard`), or between two chances of one (`gated`). Copies every 1 or 2 steps were
+    seen to collapse, every 50 did best (arXiv 2606.03532)."""
+    gate_gain: float = Field(default=0.0, ge=0)
+    """`gated`: the share of right answers must have risen by more than this since the last copy."""
+    gate_length_tail: float = Field(default=1.25, ge=1)
+    """`gated`: the 95th percentile of answer lengths may have grown by at most this factor since the last copy."""
+    trust: float = Field(default=0.5, gt=0, lt=1)
+    """`trust_region`: the teacher is first + trust x (student - first), weight by weight."""
     missing: Literal["fail", "skip"] = "fail"
     """A sample without the evidence that `privilege` needs: an error, or left out of the data (and counted)."""
+    scorer: Literal["transformers", "vllm", "colocated"] = "transformers"
+    """Plain transformers (every support), an own vLLM engine (`objective.support: sampled` or `topk`), which can
+    spread one teacher over several GPUs, or the learner itself with its adapters off (`colocated`: a frozen teacher
+    under `learner.lora`, without a second copy of the model)."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs of one vLLM teacher."""
+    memory_fraction: float = Field(default=0.2, gt=0, le=1)
+    """Share of the device's memory for a vLLM teacher (`gpu_memory_utilization`)."""
+    kv_cache_gib: float = Field(default=1.0, gt=0)
+    """Key-value cache of a vLLM teacher on the CPU; on GPUs `memory_fraction` decides."""
     replicas: int = Field(default=1, ge=1)
     """Teachers in the pool; each is one Ray actor with one copy of the model."""
     cpus: float = Field(default=1.0, gt=0)
@@ -40,3 +61,8 @@ class TeacherConfig(BaseModel):
     """Most tokens of one forward pass; groups are packed up to it."""
     timeout_seconds: float = Field(default=600.0, gt=0)
     """Longest wait for one score call before the step fails."""
+
+    @property
+    def colocated(self) -> bool:
+        """Whether the learner scores for itself, and there is no pool."""
+        return self.scorer == "colocated"

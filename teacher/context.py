@@ -3,6 +3,8 @@
     none             no evidence: the teacher sees what the student sees
     label            the sample's labels
     rationale        the sample's rationale (the method)
+    redacted         the rationale with `[...]` for every mention of the sample's labels: what its evidence is worth
+                     without the answer
     rationale+label  both
     shuffled         control: the rationales of the data set, dealt out again by a seeded permutation
                      in which no sample keeps its own
@@ -17,6 +19,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rationale_cache.redaction import redact
 from rationale_cache.types import Rationale
 from rollout.messages import Message, TextPart
 from teacher.types import Privilege
@@ -49,14 +52,19 @@ class Evidence:
 class EvidenceBook:
     """Evidence for every sample of a data set, in one privilege mode."""
 
-    def __init__(self, rows: Sequence[Privileged], privilege: Privilege, *, seed: int) -> None:
-        """Raises EvidenceError naming the samples whose evidence is missing (all of them at once)."""
+    def __init__(
+        self, rows: Sequence[Privileged], privilege: Privilege, *, seed: int, key: str = "teacher.privilege"
+    ) -> None:
+        """Raises EvidenceError naming the samples whose evidence is missing (all of them at once).
+
+        `key` is the setting that asks for this privilege, for that message.
+        """
         self.privilege = privilege
         self._rows = {row.sample_id: row for row in rows}
         missing = missing_evidence(rows, privilege)
         if missing:
             raise EvidenceError(
-                f"teacher.privilege is {privilege!r} and {len(missing)} of {len(rows)} samples have no "
+                f"{key} is {privilege!r} and {len(missing)} of {len(rows)} samples have no "
                 f"{'labels' if privilege == 'label' else 'rationale'} (first: {missing[0]!r}): add it to the data, "
                 "or set teacher.missing: skip"
             )
@@ -75,7 +83,7 @@ def missing_evidence(rows: Sequence[Privileged], privilege: Privilege) -> list[s
     """Ids of the samples without the evidence that a mode needs."""
     if privilege == "none":
         return []
-    needs_label = privilege in ("label", "rationale+label")
+    needs_label = privilege in ("label", "redacted", "rationale+label")
     needs_rationale = privilege != "label"
     return [
         row.sample_id
@@ -102,6 +110,12 @@ def privileged_messages(
     return (*messages[:-1], Message(role=last.role, parts=(*last.parts, added)))
 
 
+def evidence_alone(messages: Sequence[Message], evidence: Evidence, template: str) -> tuple[Message, ...]:
+    """The evidence without the sample's media and question: system messages, and the template's text."""
+    told = tuple(message for message in messages if message.role == "system")
+    return (*told, Message(role="user", parts=(TextPart(text=template.replace(PLACEHOLDER, evidence.text)),)))
+
+
 def _text(row: Privileged, privilege: Privilege) -> str:
     labels = "Label: " + ", ".join(row.labels)
     if privilege == "label":
@@ -109,7 +123,7 @@ def _text(row: Privileged, privilege: Privilege) -> str:
     assert row.rationale is not None
     if privilege == "rationale+label":
         return f"{row.rationale.text}\n{labels}"
-    return row.rationale.text
+    return redact(row.rationale.text, row.labels) if privilege == "redacted" else row.rationale.text
 
 
 def _sources(rows: Sequence[Privileged], privilege: Privilege, seed: int) -> dict[str, str]:

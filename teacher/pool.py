@@ -10,6 +10,7 @@ import numpy as np
 
 from cluster.runtime import Ref, Resources, Runtime, fetch
 from rollout.config import ModelConfig
+from rollout.pool import VLLM_ENVIRONMENT
 from rollout.types import WeightReceipt, WeightUpdate
 from rollout.weights import require_receipts
 from teacher.config import TeacherConfig
@@ -32,7 +33,9 @@ class TeacherPool:
     def __init__(self, runtime: Runtime, model: ModelConfig, teacher: TeacherConfig, spec: ScoreSpec) -> None:
         self.config, self.spec = teacher, spec
         self.actors = [
-            runtime.start(f"teacher-{index}", resources(teacher), TeacherWorker, index, model, teacher)
+            runtime.start(
+                f"teacher-{index}", resources(teacher), TeacherWorker, index, model, teacher, spec.top_k
+            )
             for index in range(teacher.replicas)
         ]
         self._turn = count()
@@ -47,6 +50,11 @@ class TeacherPool:
         spec = self.spec
         return actor.call(TeacherWorker.score, requests, spec.support, spec.top_k, spec.temperature)
 
+    def score_sampled(self, requests: Sequence[ScoreRequest]) -> Ref[list[GroupScore]]:
+        """As `score`, for the log-probs of the given tokens alone: what a measurement needs."""
+        actor = self.actors[next(self._turn) % len(self.actors)]
+        return actor.call(TeacherWorker.score, requests, "sampled", self.spec.top_k, self.spec.temperature)
+
     def answer(self, contexts: Sequence[PrivilegedContext], max_new_tokens: int) -> list[np.ndarray]:
         """Greedy answers of the privileged teacher, in the order of the contexts."""
         share = -(-len(contexts) // len(self.actors))
@@ -57,14 +65,9 @@ class TeacherPool:
         ]
         return [answer for part in fetch(refs, self.config.timeout_seconds) for answer in part]
 
-    @property
-    def follows(self) -> bool:
-        """Whether a weight push concerns these teachers."""
-        return self.config.weights != "frozen"
-
     def push(self, update: WeightUpdate) -> list[Ref[WeightReceipt]]:
-        """Start the push to every teacher; a frozen teacher takes no part."""
-        return [actor.call(TeacherWorker.update, update) for actor in self.actors] if self.follows else []
+        """Start the push to every teacher."""
+        return [actor.call(TeacherWorker.update, update) for actor in self.actors]
 
     def confirm(self, receipts: list[Ref[WeightReceipt]], update: WeightUpdate, timeout: float) -> None:
         """Raises WeightFault naming the teacher that does not hold the version."""
@@ -75,14 +78,15 @@ class TeacherPool:
         self.actors[0].call(TeacherWorker.save, folder).get(self.config.timeout_seconds)
 
     def resume(self, folder: str, update: WeightUpdate, timeout: float) -> None:
-        """Go on from a checkpoint: an average from its folder, live weights from a push of the student's."""
-        if self.config.weights == "live":
+        """Go on from a checkpoint: an average or a copy from its folder, other rules from a push of the student's."""
+        if self.config.weights in ("live", "trust_region"):
             self.confirm(self.push(update), update, timeout)
-        elif self.config.weights == "ema":
-            fetch([a.call(TeacherWorker.load, folder, update.version) for a in self.actors], timeout)
+        elif self.config.weights != "frozen":
+            fetch([a.call(TeacherWorker.load, folder) for a in self.actors], timeout)
 
 
 def resources(teacher: TeacherConfig) -> Resources:
     """What one teacher reserves."""
-    threads = str(max(1, int(teacher.cpus)))
-    return Resources(cpus=teacher.cpus, gpus=teacher.gpus, env={"OMP_NUM_THREADS": threads})
+    threads = {"OMP_NUM_THREADS": str(max(1, int(teacher.cpus)))}
+    engine = VLLM_ENVIRONMENT if teacher.scorer == "vllm" else {}
+    return Resources(cpus=teacher.cpus, gpus=teacher.gpus, env=threads | engine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch import Tensor
 from rollout.evidence import require_same_media
 from rollout.features import FeatureExtractor, Features
 from rollout.forward import Thinker, branches, thinker_hidden
+from rollout.greedy import greedy_decode
 from rollout.sequence import Pack, pack_groups
-from teacher.types import GroupScore, ScoreRequest, Support, TeacherScore
+from teacher.types import GroupScore, PrivilegedContext, ScoreRequest, Support, TeacherScore
 from teacher.weights import head_digest
 
 HEAD_ROWS = 512
@@ -28,9 +29,14 @@ class TransformersScorer:
         self.max_pack_tokens = max_pack_tokens
         self.hold(0)
 
-    def hold(self, version: int) -> None:
-        """Tell that the thinker's weights are those of `version` now; the head is hashed once for each."""
+    def hold(self, version: int, weights: Iterable[tuple[str, Tensor]] = ()) -> None:
+        """The thinker's own weights, changed by its owner, are `version` now; its head is hashed once for each."""
         self.version, self._head_digest = version, head_digest(self.thinker.lm_head.weight)
+
+    def answer(self, contexts: Sequence[PrivilegedContext], max_new_tokens: int) -> list[np.ndarray]:
+        """As `Scorer.answer`."""
+        rendered = [context.rendered for context in contexts]
+        return greedy_decode(self.thinker, self.features, rendered, max_new_tokens)
 
     @torch.inference_mode()
     def score(
@@ -79,8 +85,10 @@ class TransformersScorer:
         targets = torch.from_numpy(pack.targets).to(hidden.device)
         sampled, ids, tops = [], [], []
         for part, wanted in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
-            logprobs = (self.thinker.lm_head(part).float() / temperature).log_softmax(-1)
-            sampled.append(logprobs.gather(1, wanted[:, None])[:, 0])
+            real = self.thinker.lm_head(part)[:, : self.features.vocab_size]  # without padding rows
+            logprobs = (real.float() / temperature).log_softmax(-1)
+            own = logprobs.gather(1, wanted.clamp(max=logprobs.shape[1] - 1)[:, None])[:, 0]
+            sampled.append(own.masked_fill_(wanted >= logprobs.shape[1], 0.0))  # as the learner counts them
             if support == "topk":
                 best = logprobs.topk(min(top_k, logprobs.shape[1]), dim=1)
                 ids.append(best.indices.to(torch.int32))

@@ -17,7 +17,8 @@ import numpy as np
 
 from rollout.types import MediaUse, RecordError, Rendered
 
-Privilege = Literal["none", "label", "rationale", "rationale+label", "shuffled", "other-row"]
+Privilege = Literal["none", "label", "rationale", "redacted", "rationale+label", "shuffled", "other-row"]
+TeacherRule = Literal["frozen", "live", "ema", "hard", "gated", "trust_region"]
 Support = Literal["full", "topk", "sampled"]
 
 

@@ -1,23 +1,36 @@
-"""What the teacher's weights are: frozen, live, or a moving average of the student's.
+"""What the teacher's weights are: frozen, live, an average, copies, or a point near the first ones.
 
-The teachers receive the same push as the rollout engines, and follow it by their own rule; an
-average needs no traffic of its own. It is kept in float32: a blend of one part in a thousand is
-lost in bfloat16.
+The teachers receive the same push as the rollout engines, and follow it by their own rule; no rule
+needs traffic of its own. When a push concerns the teachers at all is `teacher.refresh`'s to say: the
+rules `live`, `hard` and `gated` differ in that alone, and each takes in what it is given.
+
+    rule           memory (float32)     after a push of theta
+    frozen         -                    (never pushed)
+    live           -                    theta
+    hard, gated    -                    theta
+    ema            the average          memory <- mu memory + (1 - mu) theta; memory
+    trust_region   the first weights    memory + trust (theta - memory)
+
+The memory is float32: a blend of one part in a thousand is lost in bfloat16.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-Rule = Literal["frozen", "live", "ema"]
+from teacher.config import TeacherConfig
+
 AVERAGE_FILE = "average.safetensors"
+COPY_FILE = "copy.safetensors"
+VERSION_FILE = "version.json"
+COPIES = ("hard", "gated")
 
 
 def blend(average: Tensor, new: Tensor, mu: float) -> None:
@@ -32,38 +45,66 @@ def head_digest(head: Tensor) -> str:
     return hashlib.blake2b(text + content.view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
 
 
-class TeacherWeights:
-    """Applies one rule to the parameters of one model."""
+class FollowedWeight:
+    """One weight under a rule: `weight` in the model's type, over a float32 memory where the rule has one."""
 
-    def __init__(self, model: torch.nn.Module, rule: Rule, mu: float) -> None:
-        self.rule, self.mu, self.version = rule, mu, 0
-        self._parameters = dict(model.named_parameters())
-        self._average: dict[str, Tensor] = {}
-        if rule == "ema":
-            self._average = {name: p.detach().float().clone() for name, p in self._parameters.items()}
+    def __init__(self, weight: Tensor, config: TeacherConfig) -> None:
+        self.weight, self.config = weight, config
+        remembers = config.weights in ("ema", "trust_region")
+        self.memory = weight.detach().float().clone() if remembers else None
 
     @torch.no_grad()
+    def follow(self, new: Tensor) -> None:
+        """Take in the student's new value; teacher and learner arrive at the same bytes."""
+        rule = self.config.weights
+        if rule == "frozen":
+            return
+        if self.memory is None:
+            self.weight.copy_(new)
+        elif rule == "ema":
+            blend(self.memory, new, self.config.ema)
+            self.weight.copy_(self.memory)
+        else:
+            self.weight.copy_(self.memory.lerp(new.float(), self.config.trust))
+
+    def to(self, device: torch.device) -> None:
+        """Move both."""
+        self.weight = self.weight.to(device)
+        self.memory = self.memory.to(device) if self.memory is not None else None
+
+
+class TeacherWeights:
+    """Applies one rule to the parameters of one model, by name."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], config: TeacherConfig) -> None:
+        self.config, self.version = config, 0
+        self._followed = {name: FollowedWeight(p, config) for name, p in parameters.items()}
+
     def follow(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Take in some of the student's new weights; raises KeyError for an unknown name."""
         for name, new in tensors:
-            parameter = self._parameters[name]
-            if self.rule == "live":
-                parameter.copy_(new)
-            elif self.rule == "ema":
-                blend(self._average[name], new, self.mu)
-                parameter.copy_(self._average[name])
+            self._followed[name].follow(new)
 
     def save(self, folder: Path) -> None:
-        """Write the float32 average, if the rule has one."""
-        if self._average:
-            save_file(self._average, folder / AVERAGE_FILE)
+        """Write what a resumed teacher cannot get from the first weights and the student's present ones."""
+        if self.config.weights == "ema":
+            average = {name: w.memory for name, w in self._followed.items() if w.memory is not None}
+            save_file(average, folder / AVERAGE_FILE)
+        if self.config.weights in COPIES:
+            copies = {name: w.weight.detach().contiguous() for name, w in self._followed.items()}
+            save_file(copies, folder / COPY_FILE)
+        (folder / VERSION_FILE).write_text(json.dumps({"version": self.version}))
 
     @torch.no_grad()
-    def load(self, folder: Path, version: int) -> None:
-        """Take the average (rule ema) back from a checkpoint and use it."""
-        self.version = version
-        if not self._average:
-            return
-        for name, tensor in load_file(folder / AVERAGE_FILE).items():
-            self._average[name].copy_(tensor)
-            self._parameters[name].copy_(tensor)
+    def load(self, folder: Path) -> None:
+        """Take an average (rule ema) or a copy (hard, gated) back from a checkpoint and use it."""
+        self.version = int(json.loads((folder / VERSION_FILE).read_text())["version"])
+        if self.config.weights == "ema":
+            for name, tensor in load_file(folder / AVERAGE_FILE).items():
+                followed = self._followed[name]
+                assert followed.memory is not None
+                followed.memory.copy_(tensor)
+                followed.weight.copy_(tensor)
+        if self.config.weights in COPIES:
+            for name, tensor in load_file(folder / COPY_FILE).items():
+                self._followed[name].weight.copy_(tensor)

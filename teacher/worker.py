@@ -10,11 +10,12 @@ import torch
 
 from rollout.config import ModelConfig
 from rollout.features import FeatureExtractor
-from rollout.greedy import greedy_decode
+from rollout.forward import Thinker
 from rollout.thinker import load_thinker
 from rollout.types import WeightReceipt, WeightUpdate
 from rollout.weights import IncomingWeights, from_wire, weight_names
 from teacher.config import TeacherConfig
+from teacher.scorer import Scorer
 from teacher.transformers_scorer import TransformersScorer
 from teacher.types import GroupScore, PrivilegedContext, ScoreRequest, Support
 from teacher.weights import TeacherWeights
@@ -23,16 +24,22 @@ from teacher.weights import TeacherWeights
 class TeacherWorker:
     """Scores responses under privileged contexts; never sees a gradient, never samples for training."""
 
-    def __init__(self, index: int, model: ModelConfig, teacher: TeacherConfig) -> None:
+    def __init__(self, index: int, model: ModelConfig, teacher: TeacherConfig, top_k: int) -> None:
         self.name = f"teacher-{index}"
         torch.set_num_threads(max(1, int(teacher.cpus)))
-        self.thinker = load_thinker(model.path, model.dtype).requires_grad_(False)
-        if teacher.gpus:
-            self.thinker.to("cuda")
-        self.features = FeatureExtractor(model.path)
         self._names = weight_names(model.path)
-        self.weights = TeacherWeights(self.thinker, teacher.weights, teacher.ema)
-        self.scorer = TransformersScorer(self.thinker, self.features, max_pack_tokens=teacher.max_pack_tokens)
+        thinker = self._thinker(model, teacher)
+        self._parameters = dict(thinker.named_parameters()) if thinker is not None else {}
+        self.weights = TeacherWeights(self._parameters, teacher)
+        self.scorer = make_scorer(self.name, thinker, model, teacher, top_k)
+
+    @staticmethod
+    def _thinker(model: ModelConfig, teacher: TeacherConfig) -> Thinker | None:
+        """The weights that follow the student; a frozen vLLM teacher needs none beside its engine's."""
+        if teacher.scorer == "vllm" and teacher.weights == "frozen":
+            return None
+        thinker = load_thinker(model.path, model.dtype).requires_grad_(False)
+        return thinker.to("cuda") if teacher.gpus and teacher.scorer == "transformers" else thinker
 
     def ready(self) -> str:
         """Answers once the model is loaded."""
@@ -46,9 +53,7 @@ class TeacherWorker:
 
     def answer(self, contexts: Sequence[PrivilegedContext], max_new_tokens: int) -> list[np.ndarray]:
         """Greedy answers of the privileged teacher, for the before/after table only: int32 [T] each."""
-        return greedy_decode(
-            self.thinker, self.features, [context.rendered for context in contexts], max_new_tokens
-        )
+        return self.scorer.answer(contexts, max_new_tokens)
 
     def update(self, update: WeightUpdate) -> WeightReceipt:
         """Follow the student's version by the teacher's rule.
@@ -62,14 +67,26 @@ class TeacherWorker:
                 self.weights.follow([(wire.name, from_wire(wire))])
         digest = incoming.close(update.version, update.digest)
         self.weights.version = update.version
-        self.scorer.hold(update.version)
+        self.scorer.hold(update.version, self._parameters.items())
         return WeightReceipt(receiver=self.name, version=update.version, digest=digest)
 
     def save(self, folder: str) -> None:
         """Write what a resumed teacher needs beyond the student's first weights."""
         self.weights.save(Path(folder))
 
-    def load(self, folder: str, version: int) -> None:
+    def load(self, folder: str) -> None:
         """Take a checkpoint's teacher back."""
-        self.weights.load(Path(folder), version)
-        self.scorer.hold(version)
+        self.weights.load(Path(folder))
+        self.scorer.hold(self.weights.version, self._parameters.items())
+
+
+def make_scorer(
+    name: str, thinker: Thinker | None, model: ModelConfig, teacher: TeacherConfig, top_k: int
+) -> Scorer:
+    """The scorer that the config names; vLLM is imported only now."""
+    if teacher.scorer == "vllm":
+        from teacher.vllm_scorer import VllmScorer
+
+        return VllmScorer(name, model, teacher, top_k=top_k)
+    assert thinker is not None  # only a vLLM teacher goes without
+    return TransformersScorer(thinker, FeatureExtractor(model.path), max_pack_tokens=teacher.max_pack_tokens)

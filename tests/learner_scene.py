@@ -17,9 +17,10 @@ import torch
 
 from cluster.runtime import InlineRef
 from learner.config import LearnerConfig, ObjectiveConfig
+from learner.group_input import GroupInput
 from learner.plan import group_lengths, plan_step
 from learner.types import StepPlan
-from learner.worker import GroupInput, LearnerWorker
+from learner.worker import LearnerWorker
 from omniopsd.mini_omni import write_mini_omni
 from rollout.config import ModelConfig
 from rollout.features import FeatureExtractor

@@ -30,6 +30,7 @@ def a_state(step: int) -> CheckpointState:
         policy_version=step,
         data_cursor={"epoch": 0, "next": step * 2},
         rng={"driver": [1, 2**100]},
+        refresh={},
         config_digest=FIT,
     )
 
@@ -219,7 +220,7 @@ def test_saving_twice_keeps_the_first_and_another_state_is_refused(tmp_path):
     path = save(tmp_path, 10)
     inode = path.stat().st_ino
     assert save(tmp_path, 10).stat().st_ino == inode
-    other = CheckpointState(step=10, policy_version=99, data_cursor={}, rng={}, config_digest=FIT)
+    other = CheckpointState(step=10, policy_version=99, data_cursor={}, rng={}, refresh={}, config_digest=FIT)
     with pytest.raises(CheckpointError, match="step 10 is already saved, with another state"):
         CheckpointStore(tmp_path, keep=2).save(other, writer(10))
 

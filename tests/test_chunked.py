@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from learner.chunked import RowOutcome, chunk_count, chunked_rows
-from learner.config import ObjectiveConfig
-from learner.losses import ObjectiveError, TeacherTargets, importance_weight, log_softmax, token_divergence
+from learner.chunked import PolicyTerm, RowOutcome, chunk_count, chunked_rows
+from learner.importance import importance_weight
+from learner.losses import token_divergence
+from learner.objective_config import ObjectiveConfig
+from learner.teacher_targets import ObjectiveError, TeacherTargets, log_softmax
 
 V, D, K = 13, 6, 4
 OBJECTIVES: list[dict[str, object]] = [
@@ -19,6 +21,10 @@ OBJECTIVES: list[dict[str, object]] = [
     {"divergence": "sampled", "support": "sampled"},
     {"divergence": "sampled", "support": "full", "temperature": 1.3},
     {"divergence": "cross_entropy"},
+    {"divergence": "forward_kl", "clip": "soft", "tokens": {"entropy_gate": 0.7, "entropy_floor": 0.2}},
+    {"divergence": "jsd", "support": "union", "top_k": 4, "target": "skewed", "importance": "gated"},
+    {"divergence": "entropy_switched", "entropy_threshold": 1.2, "support": "student_topk", "top_k": 5},
+    {"divergence": "power", "draws": 3, "clip": "advantage", "clip_at": 0.3, "importance": "block"},
 ]
 
 
@@ -52,6 +58,8 @@ class Case:
         self.weights = draw(3, rows).abs() * (torch.arange(rows) % 3 > 0)
         self.rollout_logprobs = draw(4, rows) - 3
         self.temperature = 0.9
+        numbers = torch.rand(rows, self.objective.draws, generator=torch.Generator().manual_seed(9))
+        self.uniforms = numbers if self.objective.draws else None
         self.teacher = self._teacher(rows)
 
     def _teacher(self, rows: int) -> TeacherTargets:
@@ -60,14 +68,14 @@ class Case:
         hidden, weight = draw(1, rows, D), draw(2, V, D)
         lq = log_softmax(hidden @ weight.T)
         own = lq.gather(-1, self.targets[:, None])[:, 0]
-        if self.objective.support == "full":
+        if self.objective.transport == "full":
             return TeacherTargets(hidden=hidden, head_weight=weight, logprobs=own)
         if self.objective.support == "topk":
             values, ids = lq.topk(K)
             return TeacherTargets(topk_ids=ids, topk_logprobs=values, logprobs=own)
         return TeacherTargets(logprobs=own)
 
-    def chunked(self, chunks: int | None) -> RowOutcome:
+    def chunked(self, chunks: int | None, policy: PolicyTerm | None = None) -> RowOutcome:
         return chunked_rows(
             self.hidden,
             self.head,
@@ -78,16 +86,32 @@ class Case:
             self.rollout_logprobs,
             self.temperature,
             chunks,
+            uniforms=self.uniforms,
+            policy=policy,
         )
 
     def whole(self) -> Tensor:
         """The same loss, written without chunks."""
         logits = self.hidden @ self.head.weight.T
-        weights = self.weights
-        if self.objective.importance == "capped":
-            own = log_softmax(logits, self.temperature).gather(-1, self.targets[:, None])[:, 0]
-            weights = weights * importance_weight(own, self.rollout_logprobs, self.objective.importance_cap)
-        return (weights * token_divergence(self.objective, logits, self.teacher, self.targets)).sum()
+        found = token_divergence(self.objective, logits, self.teacher, self.targets, uniforms=self.uniforms)
+        return (self.weights * self.importance(logits) * self.gate() * found).sum()
+
+    def importance(self, logits: Tensor) -> Tensor:
+        settings = self.objective
+        own = log_softmax(logits, self.temperature).gather(-1, self.targets[:, None])[:, 0].detach()
+        if settings.importance == "capped":
+            return importance_weight(own, self.rollout_logprobs, settings.importance_cap)
+        if settings.importance == "gated":
+            moved = (own - self.rollout_logprobs).exp()
+            return torch.where((moved >= 0.5) & (moved <= 2.0), moved, torch.zeros_like(moved))
+        return torch.ones_like(own)  # and for block: one response, shorter than a block
+
+    def gate(self) -> Tensor:
+        b = self.objective.tokens.entropy_gate
+        if not b or self.teacher.hidden is None or self.teacher.head_weight is None:
+            return torch.ones(1, dtype=torch.float64)
+        lq = log_softmax(self.teacher.hidden @ self.teacher.head_weight.T)
+        return torch.exp(b * (lq.exp() * lq).sum(-1)).clamp(min=self.objective.tokens.entropy_floor)
 
     def gradients(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         self.hidden.grad = self.head.weight.grad = None
@@ -138,10 +162,14 @@ def test_row_arrays(fields: dict[str, object]) -> None:
         "student_logprobs": log_softmax(logits, 0.9)[at, case.targets],
         "entropy": -(lp.exp() * lp).sum(-1),
         "importance": torch.ones(9),
-        "divergence": token_divergence(case.objective, logits, case.teacher, case.targets),
+        "divergence": token_divergence(
+            case.objective, logits, case.teacher, case.targets, uniforms=case.uniforms
+        ),
+        "gate": case.gate().expand(9),
     }
+    if case.objective.importance != "off":
+        arrays["importance"] = case.importance(logits)
     if case.objective.importance == "capped":
-        arrays["importance"] = importance_weight(arrays["student_logprobs"], case.rollout_logprobs, 1.2)
         assert 0 < (arrays["importance"] == 1.2).sum() < 9
     if case.teacher.hidden is not None and case.teacher.head_weight is not None:
         lq = log_softmax(case.teacher.hidden @ case.teacher.head_weight.T, case.objective.temperature)
@@ -150,12 +178,52 @@ def test_row_arrays(fields: dict[str, object]) -> None:
         arrays["teacher_logprobs"] = case.teacher.logprobs
     else:
         assert outcome.teacher_logprobs is None
-    if case.objective.divergence == "sampled":
+    if case.uniforms is not None:  # checked in test_estimators
+        del arrays["divergence"]
+    elif case.objective.divergence == "sampled":
         arrays["divergence"] = lp[at, case.targets] - arrays["teacher_logprobs"]
     for name, expected in arrays.items():
         found = getattr(outcome, name)
         assert found.dtype == torch.float32 and not found.requires_grad
         torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [None, 0.2])
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_the_policy_term_is_the_surrogate_of_the_sampled_tokens(clip: float | None, chunks: int) -> None:
+    """At the rollout's temperature, under the importance weight or PPO's bound, beside the divergence."""
+    case = Case(9, {"divergence": "jsd", "importance": "off" if clip else "capped"})
+    advantages = draw(8, 9)
+    policy = PolicyTerm(weights=advantages, ratio_clip=clip)
+    logits = case.hidden @ case.head.weight.T
+    lp = log_softmax(logits, 0.9).gather(-1, case.targets[:, None])[:, 0]
+    if clip is None:
+        term = -(advantages * case.importance(logits) * lp).sum()
+    else:
+        moved = (lp - case.rollout_logprobs).exp()
+        term = -torch.minimum(moved * advantages, moved.clamp(0.8, 1.2) * advantages).sum()
+    wanted = case.whole() + term
+    outcome = case.chunked(chunks, policy)
+    torch.testing.assert_close(outcome.loss, wanted, rtol=0, atol=1e-10)
+    for found, right in zip(case.gradients(outcome.loss), case.gradients(wanted), strict=True):
+        torch.testing.assert_close(found, right, rtol=0, atol=1e-10)
+    assert outcome.ratio_clipped.any() == (clip is not None)
+
+
+def test_a_sampled_padding_row_is_no_signal_and_its_log_prob_is_the_engines() -> None:
+    case = Case(5, {"divergence": "sampled", "support": "full"})
+    case.targets = torch.tensor([0, 12, 3, 12, 1])
+    outcome = chunked_rows(
+        case.hidden, case.head, case.teacher, case.targets, torch.ones(5, dtype=torch.float64), case.objective,
+        None, 1.0, 2, vocab_size=9,
+    )  # fmt: skip
+    outcome.loss.backward()
+    assert case.hidden.grad is not None
+    assert (case.hidden.grad.abs().sum(-1) == 0).tolist() == [False, True, False, True, False]
+    whole = log_softmax((case.hidden @ case.head.weight.T).detach())
+    wanted = whole.gather(-1, case.targets[:, None])[:, 0].float()
+    torch.testing.assert_close(outcome.student_logprobs, wanted)
+    assert outcome.teacher_gain[1] == outcome.teacher_gain[3] == 0 and outcome.teacher_gain[0] != 0
 
 
 def test_weighted_divergence_is_the_loss() -> None:

@@ -11,6 +11,7 @@ from omniopsd.coldstart import ColdStartError, coldstart
 from omniopsd.config import RunConfig
 from omniopsd.mini_coldstart import make_config, write_rows
 from omniopsd.samples import read_samples
+from omniopsd.supervised import SupervisedError
 from rollout.thinker import load_thinker
 from tests.run_scene import run_config
 
@@ -38,7 +39,7 @@ def test_the_loss_falls_and_a_model_folder_is_written(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_response_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ColdStartError, match=r"coldstart.jsonl:1: no response \(6 such rows\)"):
+    with pytest.raises(SupervisedError, match=r"coldstart.jsonl:1: no response \(6 such rows\)"):
         coldstart(supervised(tmp_path, responses=False), tmp_path / "out")
     with pytest.raises(ColdStartError, match="needs cross_entropy"):
         coldstart(run_config(tmp_path), tmp_path / "out")

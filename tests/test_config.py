@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.yaml_file import ConfigError, lay_over, override, parse_document
+from learner.objective_config import RewardConfig
 from omniopsd.config import RunConfig
 from omniopsd.config_checks import conflicts, contradictions
 from omniopsd.config_docs import TARGET, configuration_markdown
 from omniopsd.config_file import PRESETS, config_keys, config_yaml, load_config
 from omniopsd.idle_keys import idle_keys
-from omniopsd.yaml_file import ConfigError, lay_over, override, parse_document
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIMAL = """run:
@@ -152,9 +153,9 @@ def test_all_problems_at_once_each_with_its_place(load):
         "run.yaml:14: learner.gpus: expected 0 or 1, found 2",
         'run.yaml:15: learner.lora.rnk: unknown key; did you mean "rank"?',
         'run.yaml:16: objective.lr: unknown key; did you mean "learner.lr"?',
-        "run.yaml:17: eval.metric: unknown key; known here: every, samples, teacher",
-        "run.yaml:18: foo: unknown key; known here: run, model, data, rollout, teacher, objective, learner, "
-        "weights, runtime, checkpoint, eval",
+        "run.yaml:17: eval.metric: unknown key; known here: every, samples, teacher, bench",
+        "run.yaml:18: foo: unknown key; known here: run, model, data, rationale_cache, rollout, teacher, "
+        "objective, learner, weights, runtime, checkpoint, eval, telemetry, alarms",
         "--set learner.lr: expected a value above 0.0, found -1",
         '--set rollot.x: rollot: unknown key; did you mean "rollout"?',
     ]
@@ -245,7 +246,9 @@ def test_a_key_of_the_preset_is_not_the_users_contradiction(load):
 
 
 def test_an_unknown_preset_names_the_known_ones(load):
-    with pytest.raises(ConfigError, match='run.yaml:9: preset: no preset "papr"; there is paper'):
+    with pytest.raises(
+        ConfigError, match='run.yaml:9: preset: no preset "papr"; there is async, opsd, paper, sdft, sdpo'
+    ):
         load("preset: papr\n")
 
 
@@ -302,6 +305,127 @@ REFUSED = [
     (["objective.importance=capped", "rollout.top_k=20"], "rollout.top_k", "cannot correct"),
     (["objective.importance=capped", "objective.importance_cap=0.5"], "objective.importance_cap", "shrinks"),
     (["rollout.max_policy_lag=1"], "rollout.max_policy_lag", "off-policy tokens as if on-policy"),
+    (["objective.divergence=k1"], "objective.divergence", "an expected gradient of exactly zero; write sampled"),
+    (["objective.divergence=k2"], "objective.divergence", "token for token; write sampled"),
+    (["objective.divergence=k3"], "objective.divergence", "the gradient of forward KL, not of reverse KL"),
+    (
+        ["objective.divergence=reverse_kl", "objective.support=sampled"],
+        "objective.divergence",
+        "differentiated, has an expected gradient of zero",
+    ),
+    (
+        ["objective.divergence=sampled", "objective.draws=4", "objective.support=sampled"],
+        "objective.draws",
+        "need both whole distributions",
+    ),
+    (["objective.draws=4"], "objective.draws", "no effect with divergence: jsd"),
+    (["objective.divergence=power", "objective.support=union"], "objective.support", "no bound of the whole"),
+    (["objective.divergence=topk_reverse_kl"], "objective.support", "needs a top-k"),
+    (
+        ["objective.divergence=entropy_switched", "objective.support=topk"],
+        "objective.support",
+        "entropy of the teacher's whole distribution",
+    ),
+    (
+        ["objective.support=union", "objective.top_k=1", "objective.tail=renormalized"],
+        "objective.top_k",
+        "a loss of 0",
+    ),
+    (
+        ["objective.divergence=sampled", "objective.support=sampled", "objective.target=skewed"],
+        "objective.target",
+        "needs whole distributions",
+    ),
+    (
+        ["objective.divergence=topk_reverse_kl", "objective.support=topk", "objective.target=proximal"],
+        "objective.target",
+        "normalised over the top-k alone",
+    ),
+    (
+        ["objective.support=topk", "objective.tokens.entropy_gate=1"],
+        "objective.tokens.entropy_gate",
+        "sends a part",
+    ),
+    (["objective.clip=advantage"], "objective.clip", "has no advantage"),
+    (
+        ["objective.divergence=sampled", "objective.support=sampled", "objective.clip=soft"],
+        "objective.clip",
+        "write advantage",
+    ),
+    (["objective.clip=bregman"], "objective.clip", "jsd has no negative entries to mend"),
+    (
+        ["objective.clip=bregman", "objective.divergence=entropy_switched"],
+        "objective.clip",
+        "does not sum to the same",
+    ),
+    (["objective.clip_at=1"], "objective.clip_at", "no effect with clip: off"),
+    (
+        ["objective.divergence=sampled", "objective.draws=4", "objective.importance=capped"],
+        "objective.importance",
+        "taken from the student of now",
+    ),
+    (
+        ["objective.importance=gated", "objective.importance_floor=1.5"],
+        "objective.importance_floor",
+        "drops on-policy tokens",
+    ),
+    (["objective.importance=block", "objective.importance_cap=3"], "objective.importance_cap", "no effect"),
+    (["objective.importance_floor=0.1"], "objective.importance_floor", "write gated"),
+    (
+        ["objective.tokens.reasoning=0", "objective.tokens.answer=0"],
+        "objective.tokens.answer",
+        "no token to train",
+    ),
+    (["objective.tokens.skip_first=512"], "objective.tokens.skip_first", "leaves nothing of answers"),
+    (["objective.tokens.entropy_floor=0.1"], "objective.tokens.entropy_floor", "without tokens.entropy_gate"),
+    (
+        ["objective.pass_rate_weight=true", "rollout.rollouts_per_sample=1"],
+        "objective.pass_rate_weight",
+        "a weight of 0",
+    ),
+    (["objective.divergence=none"], "objective.divergence", "leaves nothing to train"),
+    (["objective.divergence=none", "objective.reward.alpha=1", "objective.beta=0.5"], "objective.beta", "none"),
+    (
+        ["objective.divergence=none", "objective.reward.alpha=1", "objective.tokens.answer=2"],
+        "objective.tokens.answer",
+        "no effect with divergence: none",
+    ),
+    (
+        ["objective.divergence=none", "objective.reward.alpha=1", "teacher.weights=ema"],
+        "teacher.weights",
+        "has no teacher",
+    ),
+    (
+        ["objective.divergence=none", "objective.reward.ratio_clip=0.2", "objective.importance=capped"],
+        "objective.importance",
+        "weighs by its own ratio",
+    ),
+    (
+        ["objective.divergence=cross_entropy", "objective.reward.alpha=1"],
+        "objective.reward",
+        "which earn nothing",
+    ),
+    (
+        ["objective.reward.accuracy=0", "objective.reward.format=0"],
+        "objective.reward.accuracy",
+        "all rewards have weight 0",
+    ),
+    (
+        ["objective.reward.baseline=group", "rollout.rollouts_per_sample=1"],
+        "objective.reward.baseline",
+        "an advantage of 0",
+    ),
+    (
+        ["objective.reward.baseline=batch_baseline", "rollout.rollouts_per_sample=1", "run.samples_per_step=1"],
+        "objective.reward.baseline",
+        "an advantage of 0",
+    ),
+    (["objective.reward.normalize_std=false"], "objective.reward.normalize_std", "write group"),
+    (["objective.reward.alpha=0.2", "rollout.top_p=0.9"], "rollout.top_p", "objective.reward is an estimate"),
+    (["objective.fixed_tokens=8"], "objective.fixed_tokens", "write fixed"),
+    (["objective.supervised=label"], "objective.supervised", "no effect with divergence: jsd"),
+    (["objective.normalize=true", "objective.divergence=forward_kl"], "objective.normalize", "write jsd"),
+    (["objective.support=union", "teacher.scorer=vllm"], "teacher.scorer", "support: union cannot be rebuilt"),
     (["rollout.top_k=1"], "rollout.top_k", "greedy"),
     (["rollout.max_new_tokens=30000"], "rollout.max_new_tokens", "no room for a prompt"),
     (["rollout.max_new_tokens=8192"], "learner.max_pack_tokens", "do not hold the answers"),
@@ -316,13 +440,25 @@ REFUSED = [
     (["objective.divergence=cross_entropy", "teacher.weights=ema"], "teacher.weights", "has no teacher"),
     (["objective.divergence=cross_entropy", "objective.beta=0.5"], "objective.beta", "has no teacher"),
     (["teacher.weights=live", "teacher.ema=0.999"], "teacher.ema", "no effect with weights: live"),
+    (["teacher.copy_every=5"], "teacher.copy_every", "no effect with weights: ema"),
+    (["teacher.weights=hard", "teacher.gate_gain=0.1"], "teacher.gate_gain", "write weights: gated"),
+    (["teacher.trust=0.3"], "teacher.trust", "write weights: trust_region"),
+    (["teacher.weights=hard", "teacher.copy_every=11"], "teacher.copy_every", "could come at step 11"),
+    (["teacher.weights=gated", "teacher.copy_every=6"], "teacher.copy_every", "could come at step 12"),
     (["teacher.privilege=none", "teacher.missing=skip"], "teacher.missing", "no effect with privilege: none"),
     (["teacher.template=hint"], "teacher.template", "{evidence} 0 times"),
     (["teacher.template='{evidence} {evidence}'"], "teacher.template", "{evidence} 2 times"),
     (["teacher.template='<audio> {evidence}'"], "teacher.template", "has <audio>"),
     (["teacher.gpus=2"], "teacher.gpus", "one teacher runs on one GPU"),
+    (["teacher.scorer=vllm"], "teacher.scorer", "support: full cannot be rebuilt"),
+    (["teacher.scorer=vllm", "teacher.gpus=2"], "teacher.gpus", "write the same number"),
+    (["teacher.scorer=vllm", "teacher.tensor_parallel_size=2"], "teacher.tensor_parallel_size", "as many GPUs"),
+    (["teacher.scorer=vllm", "runtime.kind=inline"], "teacher.scorer", "two vLLM engines"),
+    (["teacher.scorer=vllm", "teacher.max_pack_tokens=99"], "teacher.max_pack_tokens", "batches by itself"),
+    (["teacher.kv_cache_gib=2"], "teacher.kv_cache_gib", "write scorer: vllm"),
     (["learner.betas=[0.9, 1.0]"], "learner.betas", "1 is no decay"),
     (["learner.warmup_steps=10"], "learner.warmup_steps", "leaves none of 10"),
+    (["learner.decay_steps=9"], "learner.decay_steps", "0 after 9 of 10 steps"),
     (["learner.lora.targets=[]"], "learner.lora.targets", "trains nothing"),
     (["learner.micro_batches=17"], "learner.micro_batches", "some are always empty"),
     (["learner.ranks=17"], "run.samples_per_step", "without work"),
@@ -331,11 +467,11 @@ REFUSED = [
     (["weights.probe_every=11"], "weights.probe_every", "no push would be verified"),
     (["model.dtype=bfloat16", "learner.zero_stage=0"], "learner.zero_stage", "adds up gradients in bfloat16"),
     (
-        ["rollout.gpus=1", "teacher.gpus=1", "learner.gpus=1", "weights.transport=nccl"],
-        "weights.transport",
-        "does not send over it yet",
+        ["rollout.gpus=1", "learner.gpus=1", "weights.transport=nccl", "weights.probe_every=2"],
+        "weights.probe_every",
+        "the probe alone verifies it",
     ),
-    (["weights.transport=nccl"], "weights.transport", "rollout.gpus and teacher.gpus and learner.gpus are 0"),
+    (["weights.transport=nccl"], "weights.transport", "rollout.gpus and learner.gpus are 0"),
     (["weights.transport=nccl", "rollout.engine=transformers"], "weights.transport", "goes through vLLM"),
     (["runtime.kind=inline", "learner.ranks=2"], "learner.ranks", "is one process"),
     (["runtime.kind=inline", "rollout.replicas=2"], "rollout.replicas", "is one process"),
@@ -343,7 +479,9 @@ REFUSED = [
     (["runtime.kind=inline", "learner.gpus=1"], "learner.gpus", "runs on the CPU"),
     (["runtime.kind=inline", "runtime.cpus=4"], "runtime.cpus", "no effect"),
     (["runtime.kind=inline", "runtime.address=auto"], "runtime.address", "no effect"),
-    (["runtime.address=auto", "runtime.cpus=4"], "runtime.cpus", "no effect"),
+    (["runtime.kind=inline", "runtime.colocate=teacher-learner"], "runtime.colocate", "no effect"),
+    (["runtime.colocate=teacher-learner"], "runtime.colocate", "shares GPUs, but learner.gpus is 0"),
+    (["runtime.colocate=teacher-learner", "teacher.replicas=2"], "runtime.colocate", "pairs each teacher"),
     (["runtime.address=somewhere"], "runtime.address", "write local, auto, or host:port"),
     (["runtime.cpus=2"], "runtime.cpus", "the roles ask for 3"),
     (["data.test=./train.jsonl"], "data.test", "the same file"),
@@ -376,9 +514,18 @@ def test_a_sampled_divergence_needs_plain_sampling(load, name):
         ["objective.divergence=sampled", "objective.support=sampled"],
         ["objective.divergence=cross_entropy"],
         ["objective.support=topk", "objective.top_k=20"],
+        ["objective.divergence=sampled", "objective.draws=8", "rollout.top_p=0.9"],
+        ["objective.importance=uncorrected", "rollout.max_policy_lag=8"],
+        ["objective.divergence=none", "objective.reward.ratio_clip=0.2", "rollout.max_policy_lag=2"],
+        ["objective.divergence=none", "objective.reward.baseline=group", "rollout.temperature=1.2"],
+        ["objective.divergence=cross_entropy", "objective.supervised=label", "objective.tokens.answer=2"],
+        ["objective.divergence=topk_reverse_kl", "objective.support=topk", "objective.clip=pointwise"],
+        ["objective.support=student_topk", "objective.temperature=2", "objective.tokens.entropy_gate=1"],
+        ["objective.rows=failures", "objective.pass_rate_weight=true", "objective.aggregation=fixed"],
         ["learner.lora.rank=8", "learner.freeze=[vision, audio]", "learner.gradient_checkpointing=true"],
         ["learner.ranks=2", "learner.micro_batches=2", "rollout.replicas=2"],
         ["rollout.gpus=2", "rollout.tensor_parallel_size=2", "teacher.gpus=1", "learner.gpus=1"],
+        ["rollout.gpus=1", "learner.gpus=1", "weights.transport=nccl"],
         ["runtime.kind=inline", "rollout.engine=transformers"],
         ["runtime.address=10.0.0.1:6379"],
         ["data.test=null"],
@@ -407,8 +554,11 @@ def test_the_defaults_and_the_models_own_fields_can_be_judged_too():
     ]
 
 
+REWARD_KEYS = {f"objective.reward.{name}" for name in RewardConfig.model_fields}
+
+
 def test_every_finding_names_a_real_key(load):
-    keys = {".".join(path) for path in config_keys()} | {"learner.lora.targets"}
+    keys = {".".join(path) for path in config_keys()} | {"learner.lora.targets", *REWARD_KEYS}
     odd = (
         "objective.divergence=cross_entropy",
         "rollout.engine=transformers",

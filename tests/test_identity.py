@@ -8,13 +8,15 @@ import torch
 
 from cluster.runtime import InlineRef
 from learner.config import LearnerConfig, ObjectiveConfig
-from learner.worker import GroupInput
+from learner.group_input import GroupInput
 from rollout.features import FeatureExtractor
 from rollout.thinker import load_thinker
 from teacher.config import TeacherConfig
 from teacher.transformers_scorer import TransformersScorer
 from teacher.types import PrivilegedContext, ScoreRequest
 from tests.learner_scene import Scene, free_address, keep_gradients, make_scene, worker
+
+pytestmark = pytest.mark.slow
 
 KINDS = ("text", "video+audio")
 FULL = [("jsd", "full"), ("forward_kl", "full"), ("reverse_kl", "full")]

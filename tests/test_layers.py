@@ -12,16 +12,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rollout", "teacher", "learner", "rationale_cache", "cluster", "omniopsd")
-LEAVES = {"cluster.runtime", "rationale_cache"}
+LEAVES = {"cluster.runtime"}
 MAY_IMPORT: dict[str, set[str]] = {
     "cluster": {"cluster"},
     "rationale_cache": {"rationale_cache"},
+    # nothing that builds or answers a student's prompt can reach a rationale
     "rollout": {"rollout"} | LEAVES,
-    "teacher": {"teacher", "rollout"} | LEAVES,
+    "teacher": {"teacher", "rollout", "rationale_cache"} | LEAVES,
     "learner": {"learner", "teacher", "rollout"} | LEAVES,
     "omniopsd": set(PACKAGES),
 }
-VLLM_FILES = {"rollout/vllm_engine.py", "rollout/vllm_thinker.py", "rollout/vllm_weights.py"}
+# What makes a student prompt must not even reach the rationales, through whatever it imports.
+STUDENT_MODULES = ["omniopsd.student_prompts", "omniopsd.samples"]
+PRIVILEGED = ("rationale_cache", "teacher", "omniopsd.rationales", "omniopsd.prompts")
+VLLM_FILES = {f"rollout/vllm_{noun}.py" for noun in ("engine", "layout", "text", "thinker", "weights")}
 DEEPSPEED_FILES = {"learner/engine.py"}
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers")
 MOST_LINES = 400
@@ -44,6 +48,26 @@ def imports(tree: ast.AST) -> Iterator[str]:
 def wrong_imports(package: str, tree: ast.AST) -> list[str]:
     own = [name for name in imports(tree) if name.split(".")[0] in PACKAGES]
     return [n for n in own if not any(f"{n}.".startswith(f"{allowed}.") for allowed in MAY_IMPORT[package])]
+
+
+def reached(modules: list[str]) -> set[str]:
+    """Modules of ours that these import, directly or through others; `a.b.c` also counts as `a.b` and `a`."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        path = ROOT / module.replace(".", "/")
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if module in found or not file.is_file():
+            continue
+        found.add(module)
+        names = [n for n in imports(parsed(file)) if n.split(".")[0] in PACKAGES]
+        waiting += [*names, *(n.rpartition(".")[0] for n in names), module.rpartition(".")[0]]
+    return found
+
+
+def privileged_reached(modules: list[str]) -> list[str]:
+    return sorted(m for m in reached(modules) if f"{m}.".startswith(tuple(f"{p}." for p in PRIVILEGED)))
 
 
 def remote_calls(tree: ast.AST) -> list[int]:
@@ -70,6 +94,13 @@ def test_imports_go_one_way():
         for found in wrong_imports(package, parsed(path))
     ]
     assert not wrong
+
+
+def test_student_prompts_cannot_reach_a_rationale():
+    rollout = [name(path).removesuffix(".py").replace("/", ".") for path in sources("rollout")]
+    assert "omniopsd.samples" in reached(STUDENT_MODULES) and "rollout.renderer" in reached(STUDENT_MODULES)
+    assert not privileged_reached([*STUDENT_MODULES, *rollout])
+    assert "rationale_cache.types" in privileged_reached(["omniopsd.prompts"]), "the walk would find it"
 
 
 def test_remote_is_called_in_cluster_only():
@@ -128,6 +159,14 @@ def test_the_rules_catch_what_they_are_for():
     assert wrong_imports("rollout", ast.parse("def f():\n    from teacher.types import Support")) == [
         "teacher.types.Support"
     ]
+    assert wrong_imports("rollout", ast.parse("from rationale_cache.types import Rationale"))
     assert wrong_imports("teacher", ast.parse("import cluster.ray_runtime")) == ["cluster.ray_runtime"]
+    leak = ast.parse("def f():\n    from rationale_cache.reader import CacheReader")
+    assert (
+        wrong_imports("rollout", leak)
+        == wrong_imports("learner", leak)
+        == ["rationale_cache.reader.CacheReader"]
+    )
+    assert wrong_imports("teacher", leak) == []
     assert wrong_imports("learner", ast.parse("from cluster.runtime import Ref\nimport torch")) == []
     assert remote_calls(ast.parse("x = 1\nactor.run.remote(2)")) == [2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,15 @@ import cloudpickle
 import numpy as np
 import pytest
 
+from omniopsd.config import RunConfig
 from omniopsd.export import export_run
+from omniopsd.rationales.requests import RequestBook
+from omniopsd.samples import Sample, read_samples
 from omniopsd.train import train
+from rationale_cache.config import RationaleCacheConfig
+from rationale_cache.keys import key_of
+from rationale_cache.types import Cue, RationaleRecord, Verdict
+from rationale_cache.writer import CacheWriter
 from rollout.renderer import Renderer
 from rollout.types import Prompt
 from rollout.worker import RolloutWorker
@@ -38,6 +46,45 @@ def _mark(path: Path) -> str:
     return str(other)
 
 
+def cached(config: RunConfig, folder: Path) -> RunConfig:
+    """The same run with its rationales in a cache, whose every field that has words carries the sentinel."""
+    data = {name: _without_rationales(Path(getattr(config.data, name))) for name in ("train", "test")}
+    cache = RationaleCacheConfig(
+        path=str(folder / "cache"), model=f"observer-{SENTINEL}", base_url="http://x/v1"
+    )
+    config = config.model_copy(update={"data": config.data.model_copy(update=data), "rationale_cache": cache})
+    book = RequestBook(cache, config.data.media)
+    with CacheWriter(cache.path) as writer:
+        for file in data.values():
+            for sample in read_samples(file):
+                writer.put(_record(book, sample))
+    return config
+
+
+def _record(book: RequestBook, sample: Sample) -> RationaleRecord:
+    request = book.request(sample)
+    return RationaleRecord(
+        key=key_of(request),
+        sample_id=sample.sample_id,
+        dataset=f"{sample.dataset} {SENTINEL}",
+        request=request,
+        text=f"He smiles {SENTINEL}",
+        cues=(Cue(modality="audio", text=f"laughs {SENTINEL}", start=0.5, end=1.0),),
+        model_answered=f"model {SENTINEL}",
+        finish_reason=f"stop {SENTINEL}",
+        reply_hash=SENTINEL,
+        made_at=datetime.now(UTC),
+        verdicts=(Verdict(filter="language", passed=True, detail=SENTINEL),),
+    )
+
+
+def _without_rationales(path: Path) -> str:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    other = path.with_name("bare.jsonl")
+    other.write_text("".join(json.dumps({**row, "rationale": None}) + "\n" for row in rows))
+    return str(other)
+
+
 def carries(value: Any, ids: np.ndarray) -> bool:
     """Whether any byte or token id of a message spells the sentinel."""
     if SENTINEL.encode() in cloudpickle.dumps(value):
@@ -51,10 +98,15 @@ def holds(sequence: np.ndarray, ids: np.ndarray) -> bool:
     return bool((windows == ids).all(axis=1).any())
 
 
-def test_the_sentinel_stays_with_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("source", ["data file", "cache"])
+def test_the_sentinel_stays_with_the_teacher(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = marked(
         run_config(tmp_path, teacher={"privilege": "rationale+label"}, data={"test": held_out(tmp_path)})
     )
+    if source == "cache":
+        config = cached(config, tmp_path)
     ids = Renderer(config.model.path)._encode(SENTINEL)
     seen: dict[str, list[bool]] = {"rollout": [], "teacher": []}
 

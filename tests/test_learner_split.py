@@ -11,6 +11,8 @@ import learner.engine
 from learner.config import LearnerConfig
 from tests.learner_scene import Answer, Scene, free_address, keep_gradients, make_scene, run_ranks, worker
 
+pytestmark = pytest.mark.slow
+
 STILL = LearnerConfig(lr=1e-30, max_grad_norm=1e9, freeze=(), zero_stage=0)  # weights stay where they are
 WHOLE = [[[0, 1, 2, 3, 4, 5, 6, 7]]]
 ALONE = [[[at] for at in range(8)]]

@@ -26,6 +26,8 @@ from teacher.config import TeacherConfig
 from teacher.types import GroupScore
 from tests.learner_scene import Scene, free_address, full_weights, make_scene, worker
 
+pytestmark = pytest.mark.slow
+
 TRAIN = LearnerConfig(lr=1e-3, zero_stage=0, freeze=())
 ALL = [[[0, 1, 2, 3], [4]]]
 
@@ -84,12 +86,16 @@ def test_the_statistics_are_those_of_a_plain_forward_pass(scene: Scene) -> None:
     responses = [r.response_ids for r in group.rollouts.rollouts]
     pack = pack_groups([branches(thinker, group.prompt, features, responses)])
     with torch.no_grad():
-        logprobs = thinker.lm_head(thinker_hidden(thinker, pack, [features])).log_softmax(-1)
-    own = logprobs.gather(1, torch.from_numpy(pack.targets)[:, None])[:, 0].numpy()
+        logits = thinker.lm_head(thinker_hidden(thinker, pack, [features]))
+    assert one.features.vocab_size < logits.shape[1]
+    # the engine samples from all rows of the head; the divergence knows the tokenizer's entries alone
+    whole, logprobs = logits.log_softmax(-1), logits[:, : one.features.vocab_size].log_softmax(-1)
+    targets = torch.from_numpy(pack.targets)[:, None]
+    own, real = (values.gather(1, targets)[:, 0].numpy() for values in (whole, logprobs))
     theirs = np.concatenate([s.logprobs for s in score.scores])
     rolled = np.concatenate([r.rollout_logprobs for r in group.rollouts.rollouts])
     assert np.concatenate(list(report.student_logprobs.values())) == pytest.approx(own, abs=1e-5)
-    assert report.sums["teacher_gain"] == pytest.approx((theirs - own).sum(), rel=1e-4)
+    assert report.sums["teacher_gain"] == pytest.approx((theirs - real).sum(), rel=1e-4)
     assert report.sums["logprob_gap"] == pytest.approx(np.abs(rolled - own).sum(), rel=1e-4)
     entropy = -(logprobs.exp() * logprobs).sum()
     assert report.sums["student_entropy"] == pytest.approx(float(entropy), rel=1e-4)
@@ -288,6 +294,14 @@ def test_warm_up_and_clipping(scene: Scene) -> None:
         rates.append(one.engine.learning_rate)
         train(one, scene, [[[0]]])
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
+
+
+def test_the_rate_falls_to_the_end_of_its_decay(scene: Scene) -> None:
+    one = one_rank(scene, TRAIN.model_copy(update={"warmup_steps": 2, "decay_steps": 6}))
+    rates = []
+    for one.engine.steps in range(6):
+        rates.append(one.engine.learning_rate)
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
 
 
 @pytest.mark.parametrize("stage", [0, 3])

@@ -9,20 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.config import ObjectiveConfig
-from learner.losses import (
-    ObjectiveError,
-    TeacherTargets,
-    bucketed,
-    cross_entropy,
-    forward_kl,
-    importance_weight,
-    jsd,
-    log_softmax,
-    reverse_kl,
-    sampled_policy_gradient,
-    token_divergence,
-)
+from learner.divergences import forward_kl, jsd, reverse_kl
+from learner.estimators import sampled_policy_gradient
+from learner.importance import importance_weight
+from learner.losses import cross_entropy, token_divergence
+from learner.objective_config import ObjectiveConfig
+from learner.supports import bucketed
+from learner.teacher_targets import ObjectiveError, TeacherTargets, log_softmax
 
 N, V, D = 5, 11, 4
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

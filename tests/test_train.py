@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from omniopsd.loop import TrainLoop
 from omniopsd.metrics import read
 from omniopsd.rollout_log import read_rollouts
 from omniopsd.run_folder import RunFolder
-from omniopsd.train import TrainError, train
+from omniopsd.train import train
 from rollout.thinker import load_thinker, read_weights
 from tests.run_scene import held_out, run_config, run_yaml
 
@@ -35,13 +36,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
 
 
 def fingerprint(run: RunFolder, step: int) -> dict[str, str]:
-    """Hash of every weight in a checkpoint's model, and of the teacher's average."""
+    """Hash of every weight in a checkpoint's model, and of the teacher's average or copy."""
     found = {
         name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         for name, tensor in read_weights(run.checkpoints_path / f"step_{step:06d}" / "model")
     }
-    average = run.checkpoints_path / f"step_{step:06d}" / "teacher" / "average.safetensors"
-    return found | {"average": hashlib.sha256(average.read_bytes()).hexdigest()}
+    (teacher,) = (run.checkpoints_path / f"step_{step:06d}" / "teacher").glob("*.safetensors")
+    return found | {"teacher": hashlib.sha256(teacher.read_bytes()).hexdigest()}
 
 
 def numbers(run: RunFolder) -> list[list[float]]:
@@ -70,29 +71,52 @@ def test_training_changed_every_part_that_is_not_frozen(whole: RunFolder) -> Non
     assert {name for name in same if name.endswith("weight")} == {"audio_tower.audio_bos_eos_token.weight"}
 
 
+def run_until(path: Path, killed_after: int | None = None, *, resume: bool = False) -> None:
+    """Train in a process of its own, which may be killed as soon as the checkpoint of a step is written."""
+    code = (
+        "import os, signal\n"
+        "from omniopsd import train as t\n"
+        "from omniopsd.config_file import load_config\n"
+        "save = t.Run._save\n"
+        "def then_die(self, step, *rest, **named):\n"
+        "    save(self, step, *rest, **named)\n"
+        f"    if step == {killed_after}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "t.Run._save = then_die\n"
+        f"t.train(load_config({str(path)!r}), resume={resume})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.getcwd()}, check=False
+    )
+    assert done.returncode == (0 if killed_after is None else -signal.SIGKILL)
+
+
 @pytest.mark.parametrize("killed_after", range(1, STEPS))
 def test_a_run_killed_between_two_steps_goes_on_bit_for_bit(
     whole: RunFolder, killed_after: int, tmp_path: Path
 ) -> None:
-    path = run_yaml(tmp_path, checkpoint={"every": 1, "keep": 9})
-    code = (
-        "import os, signal, sys\n"
-        "from omniopsd import train as t\n"
-        "from omniopsd.config_file import load_config\n"
-        "save = t.Run._save\n"
-        "def then_die(self, step, parts):\n"
-        "    save(self, step, parts)\n"
-        f"    if step == {killed_after}: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "t.Run._save = then_die\n"
-        f"t.train(load_config({str(path)!r}))\n"
-    )
-    died = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.getcwd()}, check=False
-    )
-    assert died.returncode == -signal.SIGKILL
+    run_until(run_yaml(tmp_path, checkpoint={"every": 1, "keep": 9}), killed_after)
     resumed = train(run_config(tmp_path, checkpoint={"every": 1, "keep": 9}), resume=True)
     assert numbers(resumed) == numbers(whole)
     assert fingerprint(resumed, STEPS) == fingerprint(whole, STEPS)
+
+
+def test_so_does_a_killed_run_under_vllm(tmp_path: Path) -> None:
+    sections: dict[str, dict[str, Any]] = {
+        "run": {"steps": 2},
+        "rollout": {"engine": "vllm", "kv_cache_gib": 0.25, "samples_per_call": 2, "max_new_tokens": 12},
+        "checkpoint": {"every": 1, "keep": 9},
+    }
+    paths = {name: run_yaml(tmp_path / name, **sections) for name in ("whole", "killed")}
+    run_until(paths["whole"])
+    run_until(paths["killed"], killed_after=1)
+    run_until(paths["killed"], resume=True)
+    whole, resumed = (RunFolder(str(tmp_path / name / "runs"), "small") for name in paths)
+    assert numbers(resumed) == numbers(whole)
+    assert fingerprint(resumed, 2) == fingerprint(whole, 2)
+    answers = [
+        [r.response_ids.tolist() for r in read_rollouts(one.rollout_path(2))] for one in (whole, resumed)
+    ]
+    assert answers[0] == answers[1] and answers[0]
 
 
 def test_training_on_the_test_samples_is_refused(tmp_path: Path) -> None:
@@ -101,11 +125,6 @@ def test_training_on_the_test_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckError, match="6 of 6 samples are in data.train too"):
         train(config.model_copy(update={"data": cheating}))
     assert not (tmp_path / "runs").exists()
-
-
-def test_supervised_configs_belong_to_the_cold_start(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="use `omniopsd coldstart`"):
-        train(run_config(tmp_path, objective={"divergence": "cross_entropy"}))
 
 
 def test_a_finished_run_is_not_trained_again(

@@ -68,7 +68,7 @@ def write_mer_mini(
     for plan in plan_clips(clips, seed, looks):
         clip = make_clip(plan, seed, looks, rationale_noise)
         name = f"mer-mini-{looks}-{seed}-{plan.index:05d}"
-        _write_media(folder / "clips", name, clip)
+        write_media(folder / "clips", name, clip)
         for array in (clip.frames, clip.audio, clip.image):
             content.update(array.tobytes())
         rows.append(sample_row(clip, name, audio_in_video=audio_in_video))
@@ -176,7 +176,8 @@ def _write_manifest(
     draft.replace(folder / MANIFEST)
 
 
-def _write_media(folder: Path, name: str, clip: Clip) -> None:
+def write_media(folder: Path, name: str, clip: Clip) -> None:
+    """The video with its sound, the sound alone, and the picture of one clip."""
     write_mp4(folder / f"{name}.mp4", clip.frames, clip.audio)
     with wave.open(str(folder / f"{name}.wav"), "wb") as file:
         file.setnchannels(1)

@@ -49,7 +49,7 @@ def read_document(path: str | Path) -> Document:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB; a run config is a short text")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB; a config is a short text")
     try:
         return parse_document(data.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
@@ -158,7 +158,7 @@ def _compose(text: str, name: str) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ConfigError(f"{name}: nested too deeply; a run config has sections of keys") from error
+        raise ConfigError(f"{name}: nested too deeply; a config has sections of keys") from error
 
 
 class _Walk:

@@ -1,0 +1,133 @@
+"""Which actors share a machine: one placement group for each role, one bundle for each actor. Pure.
+
+    learner   PACK     [rank 0] [rank 1] ...      as few nodes as possible: collectives in every step
+    rollout   SPREAD   [engine 0: 2 GPUs] ...     one bundle holds a whole tensor-parallel engine
+    teacher   SPREAD   [teacher 0] ...
+
+Ray never splits a bundle, so a tensor-parallel group never straddles nodes. With `teacher-learner` bundle n
+holds rank n and teacher n, and one GPU serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cluster.runtime import NotEnoughResources, Resources
+
+Strategy = Literal["PACK", "SPREAD"]
+NONE, TEACHER_LEARNER = "none", "teacher-learner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """The actors of one role; all reserve the same."""
+
+    name: str
+    actors: tuple[str, ...]
+    resources: Resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """What one node must have together, and the actors that take it, with their own shares."""
+
+    cpus: float
+    gpus: float
+    shares: Mapping[str, Resources]
+
+    def asked(self) -> dict[str, float]:
+        """As Ray writes it."""
+        return {key: value for key, value in (("CPU", self.cpus), ("GPU", self.gpus)) if value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One placement group."""
+
+    name: str
+    strategy: Strategy
+    bundles: tuple[Bundle, ...]
+
+
+def placement(roles: Sequence[Role], colocate: str = NONE) -> list[Group]:
+    """The groups of a run, learner first: it is the one that must find its GPUs close together.
+
+    Raises ValueError when teachers and ranks to be paired are not as many, or do not share a GPU.
+    """
+    by_name = {role.name: role for role in roles if role.actors}
+    pairs: list[Group] = []
+    if colocate == TEACHER_LEARNER:
+        pairs = [_paired(by_name.pop("learner"), by_name.pop("teacher"))]
+    order = ("learner", "rollout", "teacher")
+    rest = sorted(
+        by_name.values(), key=lambda role: order.index(role.name) if role.name in order else len(order)
+    )
+    return [*pairs, *(_group(role) for role in rest)]
+
+
+def require_fit(groups: Sequence[Group], nodes: Sequence[Mapping[str, float]]) -> None:
+    """Raises NotEnoughResources when the cluster is too small, or no single node can hold a bundle. Pure.
+
+    `nodes` have CPUs and GPUs by Ray's names. Passing is no promise: bundles may still not pack.
+    """
+    bundles = [(group, bundle) for group in groups for bundle in group.bundles]
+    for key in ("CPU", "GPU"):
+        asked = sum(bundle.asked().get(key, 0.0) for _, bundle in bundles)
+        have = sum(node.get(key, 0.0) for node in nodes)
+        if asked > have + 1e-6:
+            raise NotEnoughResources(
+                f"the placement asks for {asked:g} {key}s and the cluster has {have:g}: "
+                f"lower the replicas or the {key.lower()}s of a role, or add machines"
+            )
+    for group, bundle in bundles:
+        if not any(_holds(node, bundle) for node in nodes):
+            raise NotEnoughResources(f"{' and '.join(bundle.shares)}: {_too_large(group, bundle, nodes)}")
+
+
+def slots(groups: Sequence[Group]) -> Iterator[tuple[str, int, int, Resources]]:
+    """(actor, index of its group, index of its bundle, its share)."""
+    for at, group in enumerate(groups):
+        for index, bundle in enumerate(group.bundles):
+            for actor, share in bundle.shares.items():
+                yield actor, at, index, share
+
+
+def _group(role: Role) -> Group:
+    own = role.resources
+    bundles = tuple(Bundle(cpus=own.cpus, gpus=own.gpus, shares={actor: own}) for actor in role.actors)
+    return Group(name=role.name, strategy="PACK" if role.name == "learner" else "SPREAD", bundles=bundles)
+
+
+def _paired(learner: Role, teacher: Role) -> Group:
+    ranks, teachers = learner.resources, teacher.resources
+    if len(learner.actors) != len(teacher.actors):
+        raise ValueError(
+            f"{len(teacher.actors)} teachers cannot share the GPUs of {len(learner.actors)} learner ranks; "
+            "write as many of one as of the other"
+        )
+    if not 0 < teachers.gpus < ranks.gpus:
+        raise ValueError(
+            f"a teacher with {teachers.gpus:g} GPUs cannot share the {ranks.gpus:g} of a rank; "
+            "write a share between 0 and 1"
+        )
+    rest = replace(ranks, gpus=ranks.gpus - teachers.gpus)
+    bundles = tuple(
+        Bundle(cpus=ranks.cpus + teachers.cpus, gpus=ranks.gpus, shares={rank: rest, one: teachers})
+        for rank, one in zip(learner.actors, teacher.actors, strict=True)
+    )
+    return Group(name="learner+teacher", strategy="PACK", bundles=bundles)
+
+
+def _holds(node: Mapping[str, float], bundle: Bundle) -> bool:
+    return all(node.get(key, 0.0) + 1e-6 >= value for key, value in bundle.asked().items())
+
+
+def _too_large(group: Group, bundle: Bundle, nodes: Sequence[Mapping[str, float]]) -> str:
+    largest = {key: max((node.get(key, 0.0) for node in nodes), default=0.0) for key in ("CPU", "GPU")}
+    asked = " and ".join(f"{value:g} {key}s" for key, value in bundle.asked().items())
+    return (
+        f"{asked} are needed on one node, and no node has them together (the largest has {largest['CPU']:g} CPUs, "
+        f"{largest['GPU']:g} GPUs); an actor does not straddle nodes: lower what one of {group.name} takes"
+    )

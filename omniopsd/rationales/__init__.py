@@ -1,0 +1,1 @@
+"""`omniopsd rationales`: looking into a rationale cache, and filling it."""
