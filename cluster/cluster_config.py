@@ -151,6 +151,10 @@ class SshConfig(BaseModel):
     """Port of sshd."""
     known_hosts: PathText = "~/.ssh/known_hosts"
     """Host keys; a machine that is not in it is refused."""
+    ray_port: int = Field(default=6379, ge=1024, le=65535)
+    """Port of Ray's head."""
+    dashboard_port: int = Field(default=8265, ge=1024, le=65000)
+    """Port of the dashboard on the head, by default on its loopback; the ports above it serve the nodes' agents."""
     setup: tuple[PathText, ...] = ()
     """Shell commands that run on every machine before Ray starts."""
 

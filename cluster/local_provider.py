@@ -10,7 +10,6 @@ import os
 import secrets
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from cluster.cluster_config import ClusterConfig, HeadConfig, WorkerConfig
 from cluster.node_env import node_environment
+from cluster.ports import free_port
 from cluster.processes import end_owned, find_owned
 from cluster.provider import ProviderError, Say
 from cluster.state import ClusterState, NodeState, StateFolder
@@ -193,13 +193,6 @@ def start_command(config: ClusterConfig, state: ClusterState, node: NodeState) -
         f"--dashboard-port={port}",
         f"--ray-client-server-port={state.client_port}",
     ]
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])
 
 
 def _part(config: ClusterConfig, group: str) -> HeadConfig | WorkerConfig:

@@ -56,7 +56,7 @@ def placement(roles: Sequence[Role], colocate: str = NONE) -> list[Group]:
 
     Raises ValueError when teachers and ranks to be paired are not as many, or do not share a GPU.
     """
-    by_name = {role.name: role for role in roles}
+    by_name = {role.name: role for role in roles if role.actors}
     pairs: list[Group] = []
     if colocate == TEACHER_LEARNER:
         pairs = [_paired(by_name.pop("learner"), by_name.pop("teacher"))]

@@ -47,4 +47,11 @@ def make_provider(config: ClusterConfig, folder: StateFolder) -> Provider:
         from cluster.local_provider import LocalProvider
 
         return LocalProvider(config, folder)
-    raise ProviderError(f"provider {config.provider} is not built yet")
+    if config.provider == "ssh":
+        from cluster.ssh_provider import SshProvider
+
+        return SshProvider(config, folder)
+    from cluster.recipe import RecipeProvider
+    from cluster.recipes import make_recipe
+
+    return RecipeProvider(config, folder, make_recipe(config, folder.path))

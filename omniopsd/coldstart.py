@@ -39,6 +39,10 @@ def coldstart(config: RunConfig, out: str | Path) -> list[float]:
         raise ColdStartError(
             f"objective.divergence is {config.objective.divergence!r}: a cold start needs cross_entropy"
         )
+    if config.rationale_cache is not None:
+        raise ColdStartError(
+            "a cold start reads the data file alone: export the cache, and leave rationale_cache out"
+        )
     samples = read_samples(config.data.train)
     require_targets(samples, config.objective.supervised)
     teacher = config.teacher.model_copy(update={"privilege": "none"})

@@ -35,9 +35,8 @@ class ResumeError(ValueError):
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     """Run to `run.steps` and give the run folder; with `resume`, from its newest whole checkpoint."""
     if config.rationale_cache is not None and config.rationale_cache.on_miss == "make":
-        from omniopsd.rationales.make import (
-            make_missing,
-        )  # brings the HTTP client, which other runs need not have
+        # brings the HTTP client, which other runs need not have
+        from omniopsd.rationales.make import make_missing
 
         make_missing(config)
     renderer, samples, test = require_sound(config)
@@ -66,6 +65,10 @@ def is_finished(config: RunConfig, folder: RunFolder, bench: BenchCallback | Non
     answered = config.data.test is None or bool(folder.read_eval().get("after"))
     answered = answered and (bench is None or str(config.run.steps) in bench.steps())
     return answered and newest is not None and step_of(newest) == config.run.steps
+
+
+class TrainError(ValueError):
+    """A run that cannot go on as it began."""
 
 
 class Run:

@@ -126,7 +126,7 @@ class Endpoint:
                 outcome.kind == "rate_limited"
             ):  # the limit is everybody's, whether it says for how long or not
                 self._gate.pause(wait)
-            await self._clock.sleep(wait)
+            await self._gate.sleep(wait)
 
     def stop(self, why: str) -> None:
         """Send nothing any more; what is out may still come back."""

@@ -43,6 +43,7 @@ class Gate:
         self._answered: float | None = None
         self._turn = asyncio.Lock()
         self._settled = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._why_stopped: str | None = None
 
     async def enter(self, tokens: int) -> Ticket:
@@ -92,6 +93,16 @@ class Gate:
         """Nothing is sent any more."""
         self._why_stopped = self._why_stopped or why
         self._settled.set()
+        self._stopped.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass, or less when everything stops meanwhile."""
+        both = [asyncio.ensure_future(wait) for wait in (self._clock.sleep(seconds), self._stopped.wait())]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in both:
+                one.cancel()
 
     @property
     def why_stopped(self) -> str | None:
@@ -121,4 +132,4 @@ class Gate:
             self._settled.clear()
             await self._settled.wait()
         else:
-            await self._clock.sleep(seconds)
+            await self.sleep(seconds)

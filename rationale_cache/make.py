@@ -114,8 +114,8 @@ class Maker:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(len(missing), self.config.max_concurrency + READY)):
                     workers.create_task(self._work(queue))
-        except* asyncio.CancelledError:
-            raise asyncio.CancelledError from None
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         finally:
             await self._commit()
         return self.tally
@@ -165,13 +165,13 @@ class Maker:
             self.endpoint.stop(held)
             raise EndpointStopped(held)
         try:
-            answer = await self.endpoint.ask(
-                payload.messages,
-                self._sampling(row.asks),
-                tokens=payload.tokens + self.config.max_completion_tokens,
-            )
-        finally:
+            return await self._answered(job, row, payload)
+        finally:  # only now, when what it cost is counted: else another row could spend the same money
             self._spend.release(held)
+
+    async def _answered(self, job: Job, row: Row, payload: Payload) -> Accepted | Rejected | None:
+        tokens = payload.tokens + self.config.max_completion_tokens
+        answer = await self.endpoint.ask(payload.messages, self._sampling(row.asks), tokens=tokens)
         if isinstance(answer, Failure):
             return self._no_answer(job, row, answer)
         reply = RawReply(

@@ -8,7 +8,7 @@ from pathlib import Path
 from rationale_cache.errors import CacheDamaged
 from rationale_cache.manifest import EMPTY, Manifest, manifest_path, newest
 from rationale_cache.rowfile import RowFile
-from rationale_cache.schema import from_row
+from rationale_cache.schema import from_values
 from rationale_cache.segment import row_path
 from rationale_cache.types import RationaleRecord
 
@@ -39,7 +39,7 @@ class CacheReader:
     def get(self, key: str) -> RationaleRecord | None:
         """The record under a key (with a text or a reason), or None. Raises CacheDamaged naming the file."""
         found = self._find(key)
-        return None if found is None else from_row(found[0].read(found[1]))
+        return None if found is None else from_values(found[0].read(found[1]))
 
     def many(self, keys: Iterable[str]) -> dict[str, RationaleRecord]:
         """The records that are there, by key."""
@@ -48,7 +48,7 @@ class CacheReader:
     def of_sample(self, sample_id: str, dataset: str | None = None) -> tuple[RationaleRecord, ...]:
         """All records of a sample, oldest first; of every data set unless one is named."""
         found = [
-            from_row(file.read(row)) for file in self._files.values() for row in file.of_sample(sample_id)
+            from_values(file.read(row)) for file in self._files.values() for row in file.of_sample(sample_id)
         ]
         wanted = (r for r in found if r.sample_id == sample_id and dataset in (None, r.dataset))
         return tuple(sorted(wanted, key=lambda record: (record.made_at, record.key)))
@@ -56,7 +56,7 @@ class CacheReader:
     def records(self) -> Iterator[RationaleRecord]:
         """All records, by segment and there by key."""
         for file in self._files.values():
-            yield from (from_row(file.read(row)) for row in range(file.rows))
+            yield from (from_values(file.read(row)) for row in range(file.rows))
 
     def keys(self) -> Iterator[str]:
         """All keys, by segment and there in order."""

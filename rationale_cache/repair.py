@@ -16,7 +16,7 @@ from rationale_cache.disk import make_folder, move
 from rationale_cache.errors import CacheDamaged
 from rationale_cache.keys import key_of
 from rationale_cache.manifest import EMPTY, Manifest
-from rationale_cache.schema import from_row, to_table
+from rationale_cache.schema import from_values, to_table
 from rationale_cache.segment import parquet_path, parse_segment, read_segment, row_path, sound_records
 from rationale_cache.types import RationaleRecord
 from rationale_cache.verify import Progress, SegmentCheck, check_segments, open_rows
@@ -98,7 +98,7 @@ def _proven_rows(cache: Path, check: SegmentCheck) -> Iterator[RationaleRecord]:
         return
     for row in range(rows.rows):
         try:
-            record = from_row(rows.read(row))
+            record = from_values(rows.read(row))
         except (ValueError, KeyError, TypeError):
             continue
         if record.key == key_of(record.request):

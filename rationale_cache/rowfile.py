@@ -8,7 +8,7 @@ It is a pure function of the segment's table and can be made again from it. Litt
     offsets    (n + 1) uint64: where each row lies in the file
     samples    n uint64, ascending: BLAKE2b-64 of the sample ids
     of_sample  n uint32: the row that each of them belongs to
-    rows       16 bytes BLAKE2b-128 of key and JSON, then the row as JSON (UTF-8)
+    rows       16 bytes BLAKE2b-128 of key and JSON, then the row as a JSON array (UTF-8), see `schema.to_values`
 
 Everything before the rows is the index: it is mapped into memory and its SHA-256 stands in the manifest,
 so it is checked when the file is opened. Each row is read with one `pread` and checked by itself.
@@ -31,10 +31,12 @@ import pyarrow as pa
 
 from rationale_cache.errors import CacheDamaged
 from rationale_cache.keys import KEY_BYTES
+from rationale_cache.schema import NAMES, to_values
 
 MAGIC, VERSION = b"OPSDROWS", 1
 HEADER = struct.Struct("<8sIIQQQ24x")
 KEYS_PER_FAN = 8
+MADE_AT = NAMES.index("made_at")
 PAIR32, PAIR64 = struct.Struct("<II"), struct.Struct("<QQ")
 
 
@@ -117,16 +119,16 @@ class RowFile:
         start = self._keys + KEY_BYTES * row
         return self._map[start : start + KEY_BYTES]
 
-    def read(self, row: int) -> dict[str, Any]:
-        """The values of a row. Raises CacheDamaged when its checksum does not hold."""
+    def read(self, row: int) -> list[Any]:
+        """The values of a row (`schema.from_values`). Raises CacheDamaged when its checksum does not hold."""
         assert self._map is not None
         start, end = PAIR64.unpack_from(self._map, self._offsets + 8 * row)
         content = os.pread(self._descriptor, end - start, start)
         text = content[KEY_BYTES:]
         if len(content) != end - start or content[:KEY_BYTES] != _checksum(self.key(row), text):
             raise self._damaged(f"row {row} does not have its checksum")
-        values: dict[str, Any] = json.loads(text)
-        values["made_at"] = datetime.fromisoformat(values["made_at"])
+        values: list[Any] = json.loads(text)
+        values[MADE_AT] = datetime.fromisoformat(values[MADE_AT])
         return values
 
     def close(self) -> None:
@@ -151,7 +153,8 @@ def _json_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _packed(row: dict[str, Any]) -> bytes:
-    values = {**row, "made_at": row["made_at"].isoformat()}
+    values = to_values(row)
+    values[MADE_AT] = row["made_at"].isoformat()
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
     return _checksum(bytes.fromhex(row["key"]), text) + text
 

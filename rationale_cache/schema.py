@@ -44,6 +44,9 @@ SCHEMA = pa.schema(
     ],
     metadata={"omniopsd_rationales": "1"},
 )
+NAMES = tuple(SCHEMA.names)
+CUES, VERDICTS = NAMES.index("cues"), NAMES.index("verdicts")
+CUE_NAMES, VERDICT_NAMES = tuple(field.name for field in CUE), tuple(field.name for field in VERDICT)
 OPTIONAL = {"text", "reason", "label", "cost"}
 
 
@@ -83,39 +86,54 @@ def to_row(record: RationaleRecord) -> dict[str, Any]:
 
 def from_row(row: Mapping[str, Any]) -> RationaleRecord:
     """The record of one row. Raises RecordError, or KeyError and TypeError for a row of another schema."""
-    label = row["label"]
-    request = Request(
-        media=tuple(row["media"]),
-        messages=row["messages"],
-        prompt_hash=row["prompt_hash"],
-        model=row["model_asked"],
-        sampling=row["sampling"],
-        mode=row["mode"],
-        label=None if label is None else tuple(label),
-    )
-    usage = Usage(
-        prompt_tokens=row["prompt_tokens"],
-        completion_tokens=row["completion_tokens"],
-        reasoning_tokens=row["reasoning_tokens"],
-        cached_tokens=row["cached_tokens"],
-    )
+    return from_values(to_values(row))
+
+
+def to_values(row: Mapping[str, Any]) -> list[Any]:
+    """A row without its names: values in the order of the schema, structs as lists of theirs."""
+    values = [row[name] for name in NAMES]
+    values[CUES] = [[cue[name] for name in CUE_NAMES] for cue in row["cues"]]
+    values[VERDICTS] = [[verdict[name] for name in VERDICT_NAMES] for verdict in row["verdicts"]]
+    return values
+
+
+def from_values(values: Sequence[Any]) -> RationaleRecord:
+    """The record of `to_values`. Raises RecordError, or ValueError and TypeError for values of another schema."""
+    (
+        key, dataset, sample_id, text, reason, cues, mode, label, media, messages, prompt_hash, asked, answered,
+        sampling, prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens, cost, latency, finish_reason,
+        attempts, reply_hash, made_at, verdicts,
+    ) = values  # fmt: skip
     return RationaleRecord(
-        key=row["key"],
-        sample_id=row["sample_id"],
-        dataset=row["dataset"],
-        request=request,
-        text=row["text"],
-        reason=row["reason"],
-        cues=tuple(Cue(**cue) for cue in row["cues"]),
-        model_answered=row["model_answered"],
-        usage=usage,
-        cost=row["cost"],
-        latency=row["latency"],
-        finish_reason=row["finish_reason"],
-        attempts=row["attempts"],
-        reply_hash=row["reply_hash"],
-        made_at=row["made_at"].astimezone(UTC),
-        verdicts=tuple(Verdict(**verdict) for verdict in row["verdicts"]),
+        key=key,
+        sample_id=sample_id,
+        dataset=dataset,
+        request=Request(
+            media=tuple(media),
+            messages=messages,
+            prompt_hash=prompt_hash,
+            model=asked,
+            sampling=sampling,
+            mode=mode,
+            label=None if label is None else tuple(label),
+        ),
+        text=text,
+        reason=reason,
+        cues=tuple([Cue(modality=kind, text=said, start=start, end=end) for kind, said, start, end in cues]),
+        model_answered=answered,
+        usage=Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            reasoning_tokens=reasoning_tokens,
+            cached_tokens=cached_tokens,
+        ),
+        cost=cost,
+        latency=latency,
+        finish_reason=finish_reason,
+        attempts=attempts,
+        reply_hash=reply_hash,
+        made_at=made_at if made_at.tzinfo is UTC else made_at.astimezone(UTC),
+        verdicts=tuple([Verdict(filter=name, passed=passed, detail=told) for name, passed, told in verdicts]),
     )
 
 

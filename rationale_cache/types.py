@@ -21,6 +21,7 @@ Mode = Literal["blind", "label_conditioned"]
 Modality = Literal["video", "audio", "image", "text"]
 MODES: tuple[Mode, ...] = ("blind", "label_conditioned")
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "image", "text")
+NO_OFFSET, INFINITY = timedelta(0), float("inf")
 
 
 class RecordError(ValueError):
@@ -83,9 +84,10 @@ class Cue:
             raise RecordError(f"cue of modality {self.modality!r}: write one of {', '.join(MODALITIES)}")
         if not self.text.strip():
             raise RecordError(f"a {self.modality} cue without any text: leave it out")
-        times = [time for time in (self.start, self.end) if time is not None]
-        if not all(0 <= time < float("inf") for time in times) or times != sorted(times):
-            raise RecordError(f"cue from {self.start} to {self.end} s: seconds from 0, the end not first")
+        start, end = self.start, self.end
+        given = (start is None or 0 <= start < INFINITY) and (end is None or 0 <= end < INFINITY)
+        if not given or (start is not None and end is not None and start > end):
+            raise RecordError(f"cue from {start} to {end} s: seconds from 0, the end not first")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +146,7 @@ class RationaleRecord:
             raise RecordError(f"{self.sample_id}: give either a text or the reason why there is none")
         if not (self.text or self.reason or "").strip():
             raise RecordError(f"{self.sample_id}: the {'text' if self.reason is None else 'reason'} is empty")
-        if self.made_at.utcoffset() != timedelta(0):
+        if self.made_at.utcoffset() != NO_OFFSET:
             raise RecordError(f"{self.sample_id}: made_at {self.made_at!r} is not UTC")
 
     def rationale(self) -> Rationale | None:

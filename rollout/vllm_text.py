@@ -13,8 +13,8 @@ from typing import Any
 from rollout.config import RolloutConfig
 
 
-class TextEngineFault(RuntimeError):
-    """An engine that gave no usable answer."""
+class TextEngineFault(ValueError):
+    """A model folder that cannot serve, a prompt that does not fit, or an answer that was aborted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class TextEngine:
         return True
 
     def complete(self, prompts: Sequence[str], seeds: Sequence[int], sampling: TextSampling) -> list[str]:
-        """The answer to each user message. Raises TextEngineFault when one was aborted."""
+        """The answer to each user message. Raises TextEngineFault when one does not fit or was aborted."""
         from vllm import SamplingParams
 
         chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
@@ -73,7 +73,13 @@ class TextEngine:
             )
             for seed in seeds
         ]
-        outputs = self._llm.chat(chats, params, use_tqdm=False)
+        try:
+            outputs = self._llm.chat(chats, params, use_tqdm=False)
+        except ValueError as error:  # vLLM's own class does not survive a trip between processes
+            longest = max(prompts, key=len)
+            raise TextEngineFault(
+                f"a prompt of {len(longest)} letters ({longest[:60]!r}...) is refused: {error}"
+            ) from None
         texts = []
         for prompt, output in zip(prompts, outputs, strict=True):
             finish = output.outputs[0].finish_reason

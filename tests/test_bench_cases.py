@@ -16,7 +16,7 @@ from omniopsd.bench.own_words import own_sources
 from omniopsd.bench.wheel_files import WordSources
 from omniopsd.bench.words import OFFICIAL, compile_words
 from omniopsd.cli import main
-from tests.bench_scene import SHARED, needs_shared, write_labels, write_openset, write_wheel_folder
+from tests.bench_files import SHARED, needs_shared, write_labels, write_openset, write_wheel_folder
 
 NINE = ["MER2023", "MER2024", "MELD", "IEMOCAP", "MOSI", "MOSEI", "SIMS", "SIMSv2", "OVMERDPlus"]
 GLAD = ["glad", "bright", "warm", "light", "up"]

@@ -16,7 +16,7 @@ from omniopsd.bench.labels import LabelsError, read_labels
 from omniopsd.bench.npz import NpzError
 from omniopsd.bench.predictions import PredictionsError, polarities, read_predictions, write_predictions
 from omniopsd.bench.wheel_files import WordsError
-from tests.bench_scene import SHARED, needs_shared, write_labels, write_openset
+from tests.bench_files import SHARED, needs_shared, write_labels, write_openset
 
 
 def emo(value: Any, val: Any = -10) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omniopsd.bench.npz import NpzError, read_npy, read_npz
-from tests.bench_scene import SHARED, needs_shared
+from tests.bench_files import SHARED, needs_shared
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 CLIPS = st.dictionaries(

@@ -182,21 +182,37 @@ def chat_model(folder: Path) -> Path:
     return folder
 
 
-def test_a_local_engine_extracts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "prompts.yaml").write_text(
-        "labels: 'Words: {text} Which emotion'\npolarity: 'Which: {text}'\n"
-    )
-    more = ["--llm", str(chat_model(tmp_path / "chat")), "--prompts", str(tmp_path / "prompts.yaml")]
-    more += ["--sets", "MOSI,OV-MERD+", "--set", "rollout.kv_cache_gib=0.1"]
-    assert main(run_arguments(folder, *more)) == 0
-    scores = json.loads((folder / "out" / "scores.json").read_text())
-    assert scores["extraction"]["kind"] == "local engine" and scores["extraction"]["prompts"] == "file"
-    assert any(f"officially {name}" in mark for mark in scores["marks"] for name in ["Qwen2.5-7B-Instruct"])
-    held = lines(folder / "out" / "extraction.jsonl")
-    assert main(run_arguments(folder, *more)) == 0  # the same seeds and journal: nothing starts again
-    assert lines(folder / "out" / "extraction.jsonl") == held
-    again = json.loads((folder / "out" / "scores.json").read_text())
-    assert again["sets"] == scores["sets"]
+def test_a_local_engine_extracts(tmp_path: Path) -> None:
+    from omniopsd.bench.engine_asker import EngineAsker
+    from omniopsd.bench.extract import Extraction, LanguageModelSteps
+    from omniopsd.bench.journal import Journal
+    from omniopsd.bench.templates import Templates
+    from omniopsd.model_source import eval_config
+    from rollout.vllm_text import TextSampling
+    from tests.bench_scene import QUIET
+
+    config = eval_config(str(STUDENT), "unused.jsonl", ["runtime.kind=inline", "rollout.kv_cache_gib=0.1"])
+    sampling = TextSampling(temperature=0.7, top_p=0.8, repetition_penalty=1.05, max_new_tokens=6)
+    templates = Templates(labels="Words: {text} Which emotion", polarity="Which: {text}", source="file")
+    replies = {
+        f"MOSI/{number}": f"the tone is {word}" for number, word in enumerate(("even", "rough", "even"))
+    }
+    model = chat_model(tmp_path / "chat")
+
+    def extract(path: Path) -> Extraction:
+        with Journal(path) as journal, EngineAsker(config, str(model), sampling) as asker:
+            steps = LanguageModelSteps(
+                asker=asker, templates=templates, passed="whole", journal=journal, console=QUIET
+            )
+            found = steps(replies, lambda id_: True)
+            assert len(journal) == 2 + len(set(found.labels.values()))  # equal prompts are asked once
+            return found
+
+    first = extract(tmp_path / "a.jsonl")
+    assert first.labels["MOSI/0"] == first.labels["MOSI/2"] and len(first.keys) == 6
+    assert extract(tmp_path / "b.jsonl") == first  # seeds of their own: a rerun draws the same
+    kept = (tmp_path / "b.jsonl").read_bytes()
+    assert extract(tmp_path / "b.jsonl") == first and (tmp_path / "b.jsonl").read_bytes() == kept
 
 
 EXTRACT = """

@@ -17,7 +17,7 @@ from omniopsd.bench.score import ScoreError, score_set
 from omniopsd.bench.score_files import score_files, score_lines
 from omniopsd.bench.words import OFFICIAL
 from omniopsd.cli import main
-from tests.bench_scene import SHARED, needs_shared, write_labels, write_openset, write_wheel_folder
+from tests.bench_files import SHARED, needs_shared, write_labels, write_openset, write_wheel_folder
 
 MER = {"a": "happy", "b": "sad", "c": "neutral", "d": "worried"}
 VALUES = {"a": 0.6, "b": -0.4, "c": 0.0, "d": -1.0}

@@ -22,7 +22,7 @@ from omniopsd.bench.words import (
     read_words,
     version_name,
 )
-from tests.bench_scene import SHARED, needs_shared, synonym_rows, write_sheet, write_wheel_folder
+from tests.bench_files import SHARED, needs_shared, synonym_rows, write_sheet, write_wheel_folder
 
 WHEEL = {"up": {"high": ("lark", "shared")}, "down": {"zed": ("mole",), "deep": ("shared", "pit")}}
 

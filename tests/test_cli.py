@@ -33,10 +33,10 @@ def raising(error: BaseException) -> Namespace:
 @pytest.mark.parametrize(
     ("text", "values"),
     [
-        ("train run.yaml", {"config": "run.yaml", "set": [], "resume": False}),
+        ("train run.yaml", {"config": "run.yaml", "set": [], "resume": False, "workdir": None}),
         (
-            "train run.yaml --set a.b=1 --set c.d=2 --resume",
-            {"config": "run.yaml", "set": ["a.b=1", "c.d=2"], "resume": True},
+            "train run.yaml --set a.b=1 --set c.d=2 --resume --workdir d",
+            {"config": "run.yaml", "set": ["a.b=1", "c.d=2"], "resume": True, "workdir": "d"},
         ),
         ("check run.yaml --limit 3", {"config": "run.yaml", "set": [], "limit": 3}),
         ("eval runs/x test.jsonl", {"source": "runs/x", "data": "test.jsonl", "set": [], "out": None}),
@@ -131,9 +131,9 @@ def test_a_shadowed_package_is_named(tmp_path):
         check_own_packages(tmp_path)
 
 
-def test_the_cluster_command_says_what_to_use_instead(capsys):
-    assert cluster.cli.main(["up", "--nodes", "3"]) == 2
-    assert "ray job submit" in capsys.readouterr().err
+def test_the_cluster_command_names_its_verbs(capsys):
     with pytest.raises(SystemExit) as end:
         cluster.cli.main(["--help"])
-    assert end.value.code == 0 and "ray job submit" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert end.value.code == 0
+    assert all(verb in told for verb in ("up", "down", "status", "submit", "logs", "stop-job"))

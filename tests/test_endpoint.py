@@ -179,6 +179,22 @@ def test_a_wait_beyond_patience_stops() -> None:
     assert "86400" in str(outcomes[1]) and len(server.seen) == 1
 
 
+def test_a_stop_wakes_those_that_wait() -> None:
+    async def go(url: str) -> float:
+        config = EndpointConfig(model="observer-1", base_url=url)
+        async with Endpoint(config) as endpoint:
+            waiting = [asyncio.create_task(endpoint.ask(MESSAGES, {}, tokens=1)) for _ in range(3)]
+            await asyncio.sleep(0.5)
+            begin = time.monotonic()
+            endpoint.stop("enough")
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+            assert [str(outcome) for outcome in outcomes] == ["enough"] * 3
+            return time.monotonic() - begin
+
+    with ModelServer(lambda *_: Play(status=429, body="{}", headers={"retry-after": "100"})) as server:
+        assert asyncio.run(go(server.url)) < 5
+
+
 def test_an_endless_body_is_cut() -> None:
     outcomes, _, _ = ask(then_good(Play(body=b"x" * (5 * 2**20))))
     assert isinstance(outcomes[0], Failure) and outcomes[0].kind == "too_large"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -306,6 +308,22 @@ def test_a_run_is_not_resumed_with_other_rationales(half_made: Path) -> None:
     others = [whole[1:], [replace(sample, rationale="Another.") for sample in samples]]
     digests = {make_book(config, part, renderer, given).digest for part in (samples, *others)}
     assert len(digests) == 3 and make_book(config, samples, renderer, given).digest in digests
+
+
+def test_a_signal_lets_what_is_out_come_in_and_nothing_is_asked_twice(tmp_path: Path) -> None:
+    with ModelServer(lambda number, body: replace(good(number, body), delay=0.4)) as server:
+        config = scene(tmp_path, server.url, max_concurrency=2)
+        command = [sys.executable, "-m", "omniopsd.cli", "rationales", "make", str(tmp_path / "run.yaml")]
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while len(server.seen) < 3 and child.poll() is None:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGTERM)
+        said = child.communicate(timeout=60)[1]
+        assert child.returncode == 2 and "interrupted by SIGTERM" in said and "run it again" in said
+        asked = len(server.seen)
+        assert 3 <= asked < 12
+        tally = make(config)
+        assert tally.known == asked and len(server.seen) == 12
 
 
 def test_two_processes_make_a_cache_in_one_flight(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from rationale_cache.keys import canonical, key_of
 from rationale_cache.manifest import SegmentEntry, newest
 from rationale_cache.reader import CacheReader
 from rationale_cache.rowfile import RowFile, row_file
-from rationale_cache.schema import from_row, to_table
+from rationale_cache.schema import from_row, from_values, to_table
 from rationale_cache.segment import MOST_ROWS, parquet_path
 from rationale_cache.types import MODALITIES, Cue, RationaleRecord, RecordError, Request, Usage, Verdict
 from rationale_cache.verify import verify
@@ -85,7 +85,7 @@ def test_any_record_comes_back_from_both_files(tmp_path_factory: pytest.TempPath
     )
     for record in ordered:
         row = rows.find(bytes.fromhex(record.key))
-        assert row is not None and from_row(rows.read(row)) == record
+        assert row is not None and from_values(rows.read(row)) == record
     assert rows.find(bytes(16)) is None
     rows.close()
 

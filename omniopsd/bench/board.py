@@ -39,6 +39,11 @@ class Board:
     marks: Sequence[str]
     facts: Mapping[str, Any]
 
+    @property
+    def comparable(self) -> bool:
+        """Whether published scores may stand beside these: real sets, not miniature ones."""
+        return self.benchmark == "mer-unibench" and not self.recalls
+
     def as_json(self) -> dict[str, Any]:
         """The content of scores.json; percent for scores and intervals."""
         return {
@@ -61,7 +66,7 @@ class Board:
     def as_markdown(self) -> str:
         """The same as two tables, with the published systems in the first."""
         lines = [f"# {self.title}", "", *(f"- {mark}" for mark in self.marks), "", *self._scores(), ""]
-        if self.benchmark == "mer-unibench":
+        if self.comparable:
             lines += [f"Sources: {SOURCES}", ""]
         lines += [*self._habits(), "", GAMED, ""]
         if any(self.conditions.values()):
@@ -124,7 +129,7 @@ class Board:
         ):
             own = [cells.get(key, "\u2013") for key in (*ORDER, "mean")]
             yield row([name, self.inputs, *own, "this run"])
-        if self.benchmark == "mer-unibench":
+        if self.comparable:
             for one in PUBLISHED:
                 scores = [f"{score:.2f}" for score in one.scores] or [""] * len(ORDER)
                 yield row([one.system, one.inputs, *scores, f"{one.mean:.2f}", one.source])

@@ -15,7 +15,8 @@ from rollout.pool import resources
 from rollout.vllm_text import TextEngine, TextSampling
 
 OFFICIAL_BATCH = 8
-CONTEXT = 4096
+CONTEXT = 8192
+"""Longest prompt and reply; label lists of 512 tokens and replies of a few thousand fit."""
 START_SECONDS = 1800.0
 
 

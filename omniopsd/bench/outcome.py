@@ -58,11 +58,15 @@ def marks(options: RunOptions, split: Split, scored: Scored, facts: Mapping[str,
         yield f"A subset: the first {options.samples} clips of each set."
     if gone := sum(len(one.score.missing) for one in scored.sets):
         yield f"{gone} clips have no usable media and count as wrong."
-    if options.benchmark == "mer-unibench" and split == "test" and options.samples is None:
-        for one in scored.sets:
-            if one.score.clips != one.score.official_clips:
-                here, official = one.score.clips, one.score.official_clips
-                yield f"{one.bench_set.title} has {here} clips here and {official} officially."
+    other = [
+        f"{one.bench_set.title} has {one.score.clips} clips of {one.score.official_clips}"
+        for one in scored.sets
+        if one.score.clips != one.score.official_clips
+    ]
+    if other and options.benchmark == "mer-unibench" and split == "test" and options.samples is None:
+        yield f"Not the official clips: {', '.join(other)}."
+    if options.benchmark == "mer-unibench" and any(one.prepared.evidence for one in scored.sets):
+        yield "These are miniature sets, prepared as if they were the real ones: not MER-UniBench scores."
     yield from _extraction_marks(options, facts["extraction"])
     if any(one.score.value != one.score.value for one in scored.sets):
         safe = "" if scored.safe_mean is None else f"; the mean of nine is then {scored.safe_mean:.2f}"

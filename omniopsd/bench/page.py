@@ -84,7 +84,7 @@ def _header(board: Board) -> str:
 
 
 def _notes(board: Board) -> str:
-    return SOURCES if board.benchmark == "mer-unibench" else "These are not scores on MER-UniBench."
+    return SOURCES if board.comparable else "These are not scores on MER-UniBench."
 
 
 def _score_table(board: Board) -> str:
@@ -92,7 +92,7 @@ def _score_table(board: Board) -> str:
     head = ["System", "Inputs", *(titles[name] for name in ORDER), "Mean", "Source"]
     cells = board.score_cells()
     rows = [_row([board.system, board.inputs, *_ordered(cells), "this run"], css="own")]
-    if board.benchmark == "mer-unibench":
+    if board.comparable:
         rows += [
             _row(
                 [

@@ -26,9 +26,11 @@ from omniopsd.rationales.audit_report import audit_page, audit_table, no_gain, w
 from omniopsd.samples import Sample
 from rollout.evidence import require_same_media
 from rollout.pool import RolloutPool
+from rollout.pool import resources as rollout_resources
 from rollout.renderer import Renderer
 from rollout.types import RolloutGroup, SamplingSpec
 from teacher.pool import ScoreSpec, TeacherPool
+from teacher.pool import resources as teacher_resources
 from teacher.types import Privilege, ScoreRequest
 
 SAMPLES_PER_ROUND = 64
@@ -97,6 +99,10 @@ class Audit:
     ) -> None:
         self._config, self._samples, self._runtime, self._console = config, samples, runtime, console
         self._books = {mode: self._book(mode, renderer) for mode in MODES}
+        runtime.require(
+            [rollout_resources(config.rollout)] * config.rollout.replicas
+            + [teacher_resources(config.teacher)] * config.teacher.replicas
+        )
         spec = ScoreSpec(support="sampled", top_k=1, temperature=1.0)
         self._rollout = RolloutPool(runtime, config.model, config.rollout, config.weights)
         self._teacher = TeacherPool(runtime, config.model, config.teacher, spec)
@@ -192,10 +198,11 @@ def modality(sample: Sample) -> str:
 
 
 def _for_audit(config: RunConfig) -> RunConfig:
-    """The run with what an audit needs: rationales looked up, no held-out samples, weights that stay."""
+    """The run with what an audit needs: a teacher of rationales whose weights stay, and no held-out samples."""
+    objective = config.objective.model_copy(update={"divergence": "jsd"})
     teacher = config.teacher.model_copy(update={"privilege": "rationale", "weights": "frozen"})
     data = config.data.model_copy(update={"test": None})
-    return config.model_copy(update={"teacher": teacher, "data": data})
+    return config.model_copy(update={"objective": objective, "teacher": teacher, "data": data})
 
 
 def _tell(config: RunConfig, result: dict[str, Any], out: str | None, console: Console) -> dict[str, Any]:

@@ -18,7 +18,7 @@ Finding = tuple[str, str]
 
 SECTION = "rationale_cache"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-OWN = {"model", "messages", "stream", "n", "response_format", "max_tokens", "max_completion_tokens"}
+OWN = {"model", "messages", "stream", "n", "response_format", "max_completion_tokens"}
 OWN |= {"temperature", "seed"}
 
 
@@ -31,12 +31,6 @@ def cache_conflicts(run: RunConfig) -> Iterator[Finding]:
     yield from _request(config)
     yield from _judging(config)
     yield from _misses(config)
-    if run.objective.divergence == "cross_entropy":
-        yield (
-            SECTION,
-            "a cold start reads rationales from the data file, not from a cache; export them into it, or "
-            "leave the section out",
-        )
 
 
 def endpoint_conflicts(config: EndpointConfig, section: str) -> Iterator[Finding]:

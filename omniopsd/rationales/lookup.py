@@ -14,7 +14,6 @@ from rationale_cache.errors import CacheMissing
 from rationale_cache.escape import escape
 from rationale_cache.reader import CacheReader
 from rationale_cache.types import RationaleRecord
-from teacher.types import Privilege
 
 
 class RationaleError(ValueError):
@@ -43,9 +42,11 @@ class Looked:
         return text
 
 
-def needs_rationales(privilege: Privilege) -> bool:
-    """Whether a teacher of this privilege reads rationales at all."""
-    return privilege not in ("none", "label")
+def needs_rationales(config: RunConfig) -> bool:
+    """Whether anything in this run reads rationales: its teacher, or a supervised target."""
+    if config.objective.divergence == "cross_entropy":
+        return config.objective.supervised == "rationale"
+    return config.objective.has_teacher and config.teacher.privilege not in ("none", "label")
 
 
 def run_samples(config: RunConfig, path: str, *, held_out: bool = False) -> tuple[Sample, ...]:
@@ -56,7 +57,7 @@ def run_samples(config: RunConfig, path: str, *, held_out: bool = False) -> tupl
     """
     samples = read_samples(path)
     cache = config.rationale_cache
-    if cache is None or not needs_rationales(config.teacher.privilege):
+    if cache is None or not needs_rationales(config):
         return samples
     if held_out and not config.eval.teacher:
         return samples
@@ -71,7 +72,7 @@ def look_up(
 ) -> Looked:
     """Give every sample the rationale under its key. Raises RationaleError; with `keep` no sample is left out."""
     require_labels(config, samples)
-    samples = _one_source(config, samples)
+    samples = one_source(config, samples)
     records = _records(config, book, samples)
     missing = [sample for sample in samples if sample.rationale is None and sample.sample_id not in records]
     if missing and config.on_miss == "fail":
@@ -102,7 +103,7 @@ def require_labels(config: RationaleCacheConfig, samples: Sequence[Sample]) -> N
         )
 
 
-def _one_source(config: RationaleCacheConfig, samples: Sequence[Sample]) -> list[Sample]:
+def one_source(config: RationaleCacheConfig, samples: Sequence[Sample]) -> list[Sample]:
     """Each sample with one source of its rationale: the data file's is taken away, kept, or refused."""
     both = [sample for sample in samples if sample.rationale is not None]
     if both and config.on_both == "fail":
@@ -121,20 +122,13 @@ def _records(
     """The records that the cache has, by sample id; a cache that is not there yet has none."""
     try:
         with CacheReader(config.path) as cache:
-            keys = {s.sample_id: _key(book, s) for s in samples if s.rationale is None}
+            keys = {s.sample_id: book.key(s) for s in samples if s.rationale is None}
             records = cache.many(set(keys.values()))
     except CacheMissing:
         if config.on_miss == "fail":
             raise
         return {}
     return {sample_id: records[key] for sample_id, key in keys.items() if key in records}
-
-
-def _key(book: RequestBook, sample: Sample) -> str:
-    try:
-        return book.key(sample)
-    except OSError as error:
-        raise RationaleError(f"{sample.where}: a medium cannot be read ({error})") from error
 
 
 def _with(sample: Sample, record: RationaleRecord | None) -> Sample:

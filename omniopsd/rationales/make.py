@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from omniopsd.config import RunConfig
-from omniopsd.rationales.lookup import RationaleError, needs_rationales, require_labels
+from omniopsd.rationales.lookup import RationaleError, needs_rationales, one_source, require_labels
 from omniopsd.rationales.progress import MakeProgress, summary
 from omniopsd.rationales.requests import RequestBook
 from omniopsd.samples import Sample, read_samples
@@ -44,7 +44,10 @@ def make(config: RunConfig, *, wait: bool = False) -> Tally:
     with _writer(cache, console, wait) as writer:
         for notice in writer.notices:
             console.print(notice, markup=False, highlight=False)
-        tally, why = asyncio.run(_make(cache, writer, jobs, console))
+        try:
+            tally, why = asyncio.run(_make(cache, writer, jobs, console))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
     console.print(summary(tally, cache), markup=False, highlight=False, soft_wrap=True)
     if tally.missing:
         raise MakeError(_still_missing(tally, why))
@@ -52,8 +55,8 @@ def make(config: RunConfig, *, wait: bool = False) -> Tally:
 
 
 def make_missing(config: RunConfig) -> None:
-    """Make what a run lacks before it starts, where its teacher reads rationales at all. Raises MakeError."""
-    if needs_rationales(config.teacher.privilege):
+    """Make what a run lacks before it starts, where it reads rationales at all. Raises MakeError."""
+    if needs_rationales(config):
         make(config, wait=True)
 
 
@@ -71,9 +74,7 @@ def samples_to_make(config: RunConfig) -> list[Sample]:
     if config.data.test is not None and config.eval.teacher:
         samples += read_samples(config.data.test)[: config.eval.samples]
     require_labels(cache, samples)
-    if cache.on_both == "data":
-        samples = [sample for sample in samples if sample.rationale is None]
-    return samples
+    return [sample for sample in one_source(cache, samples) if sample.rationale is None]
 
 
 async def _make(

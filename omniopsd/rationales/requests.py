@@ -20,7 +20,7 @@ from rationale_cache.payload import Medium, Payload, make_payload
 from rationale_cache.prompt import fill, sampling, template_of
 from rationale_cache.types import Request
 from rollout.config import MediaConfig
-from rollout.media import decode_media, resolve_path
+from rollout.media import MediaError, decode_media, resolve_path
 from rollout.messages import MediaPart, TextPart
 
 CHUNK = 2**20
@@ -34,7 +34,7 @@ class RequestBook:
         self._digests: dict[tuple[str, int, int], str] = {}
 
     def request(self, sample: Sample) -> Request:
-        """What this sample asks for. Raises OSError for a medium that cannot be read."""
+        """What this sample asks for. Raises MediaError for a medium that cannot be read."""
         config = self.config
         if config.model.startswith(IMPORTED):
             source = config.model.removeprefix(IMPORTED)
@@ -100,7 +100,7 @@ class RequestBook:
             text = next(queues[part.kind])
             track = part.kind == "video" and sample.inputs.audio_in_video and "audio" in self.config.send
             if part.kind in self.config.send or track:
-                found.append(self._digest(resolve_path(paths.root, text, f"{sample.where}: {text!r}")))
+                found.append(self._digest(paths.root, text, f"{sample.where}: {part.kind} {text!r}"))
         return tuple(found)
 
     def _how_sent(self, kinds: Sequence[str]) -> dict[str, Any]:
@@ -113,11 +113,15 @@ class RequestBook:
             values["side"] = config.max_side
         return {"media": values} if values else {}
 
-    def _digest(self, path: Path) -> str:
-        stat = path.stat()
-        key = (str(path), stat.st_mtime_ns, stat.st_size)
-        if key not in self._digests:
-            self._digests[key] = file_digest(path)
+    def _digest(self, root: str, text: str, label: str) -> str:
+        path = resolve_path(root, text, label)
+        try:
+            stat = path.stat()
+            key = (str(path), stat.st_mtime_ns, stat.st_size)
+            if key not in self._digests:
+                self._digests[key] = file_digest(path)
+        except OSError as error:
+            raise MediaError(f"{label} cannot be read ({error})") from error
         return self._digests[key]
 
 

@@ -1,0 +1,66 @@
+"""Placement groups: bundles and strategies of the three roles, and what does not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.placement import TEACHER_LEARNER, Role, placement, require_fit, slots
+from cluster.runtime import NotEnoughResources, Resources
+
+
+def role(name: str, count: int, **resources: Any) -> Role:
+    return Role(
+        name=name, actors=tuple(f"{name}-{n}" for n in range(count)), resources=Resources(**resources)
+    )
+
+
+ROLES = [
+    role("rollout", 2, cpus=4, gpus=4),
+    role("teacher", 2, cpus=1, gpus=0.25),
+    role("learner", 2, cpus=2, gpus=1),
+]
+
+
+def test_each_role_has_a_group_the_learner_first_and_packed() -> None:
+    groups = placement(ROLES)
+    assert [(group.name, group.strategy) for group in groups] == [
+        ("learner", "PACK"), ("rollout", "SPREAD"), ("teacher", "SPREAD"),
+    ]  # fmt: skip
+    assert [bundle.asked() for bundle in groups[1].bundles] == [{"CPU": 4, "GPU": 4}] * 2
+    assert {actor: (at, index) for actor, at, index, _ in slots(groups)} == {
+        "learner-0": (0, 0), "learner-1": (0, 1), "rollout-0": (1, 0), "rollout-1": (1, 1),
+        "teacher-0": (2, 0), "teacher-1": (2, 1),
+    }  # fmt: skip
+
+
+def test_a_role_without_gpus_asks_for_none() -> None:
+    (group,) = placement([role("rollout", 1, cpus=2)])
+    assert group.bundles[0].asked() == {"CPU": 2}
+
+
+def test_teacher_and_rank_share_one_gpu() -> None:
+    groups = placement(ROLES, TEACHER_LEARNER)
+    assert [group.name for group in groups] == ["learner+teacher", "rollout"]
+    bundle = groups[0].bundles[1]
+    assert bundle.asked() == {"CPU": 3, "GPU": 1}
+    assert {actor: share.gpus for actor, share in bundle.shares.items()} == {
+        "learner-1": 0.75,
+        "teacher-1": 0.25,
+    }
+
+
+@pytest.mark.parametrize(("count", "gpus"), [(1, 0.25), (2, 0.0), (2, 1.0)])
+def test_pairs_that_are_none_are_refused(count: int, gpus: float) -> None:
+    with pytest.raises(ValueError, match="cannot share"):
+        placement([role("learner", 2, gpus=1), role("teacher", count, gpus=gpus)], TEACHER_LEARNER)
+
+
+def test_what_fits_passes_and_what_does_not_is_named() -> None:
+    groups = placement(ROLES)
+    require_fit(groups, [{"CPU": 8, "GPU": 8}, {"CPU": 8, "GPU": 4}])
+    with pytest.raises(NotEnoughResources, match=r"asks for 10\.5 GPUs and the cluster has 8"):
+        require_fit(groups, [{"CPU": 16, "GPU": 8}])
+    with pytest.raises(NotEnoughResources, match="rollout-0: 4 CPUs and 4 GPUs are needed on one node"):
+        require_fit(groups, [{"CPU": 8, "GPU": 2}] * 6)  # enough in sum, but no engine straddles nodes
