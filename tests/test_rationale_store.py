@@ -11,6 +11,7 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +27,7 @@ from rationale_cache.schema import from_row, from_values, to_table
 from rationale_cache.segment import MOST_ROWS, parquet_path
 from rationale_cache.types import MODALITIES, Cue, RationaleRecord, RecordError, Request, Usage, Verdict
 from rationale_cache.verify import verify
-from rationale_cache.writer import MERGE_AT, CacheWriter, to_merge
+from rationale_cache.writer import MERGE_AT, CacheWriter, to_merge, write_snapshot
 from tests.cache_scene import a_record, a_reply, make_cache
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -249,6 +250,29 @@ def test_threads_may_write_together(tmp_path: Path) -> None:
         assert reader.many(a_record(n).key for n in range(101)) == {
             a_record(n).key: a_record(n) for n in range(100)
         }
+
+
+def test_a_long_commit_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writing, go = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        writing.set()
+        assert go.wait(timeout=60)
+        return write_snapshot(*arguments)
+
+    monkeypatch.setattr("rationale_cache.writer.write_snapshot", slow)
+    with CacheWriter(tmp_path / "c") as cache:
+        cache.put(a_record(1))
+        thread = threading.Thread(target=cache.commit)
+        thread.start()
+        assert writing.wait(timeout=60)
+        cache.put(a_record(2))
+        cache.log_reply(a_reply(2))
+        assert cache.get(a_record(1).key) == a_record(1) and cache.pending == 2
+        go.set()
+        thread.join()
+        assert cache.pending == 1 and cache.snapshot == 1
+    assert len(CacheReader(tmp_path / "c")) == 2
 
 
 def test_an_open_reader_outlives_commits_and_compactions(tmp_path: Path) -> None:
