@@ -2,7 +2,7 @@
 
     python -m benchmarks.ravdess_arms --out benchmarks/results/ravdess.json [--seeds 2] [--arms sft opsd shuffled]
 
-After steps 1 to 4 of examples/ravdess/README.md. Every arm starts from runs/ravdess/start and sees the same
+After steps 1 to 4 of examples/ravdess/README.md. Every arm starts from `model.path` of run.yaml and sees the same
 clips in the same order for the same number of steps; only `opsd` asks the teacher for its answers. The raw
 answers stay in the run folders. A run that is finished is read, not repeated.
 """
