@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from omniopsd.bench.callback import BenchCallbackError, best_step, chosen_on_test, results_lines
+from omniopsd.bench.callback import BenchCallbackError
 from omniopsd.bench.run import run
 from omniopsd.bench.run_options import RunOptions
+from omniopsd.bench.run_results import best_step, chosen_on_test, results_lines
 from omniopsd.checkpoint import CheckpointState, CheckpointStore
 from omniopsd.config_file import ConfigError, load_config
 from omniopsd.run_folder import RunFolder
@@ -50,6 +51,7 @@ def test_the_best_checkpoint_stays_through_later_ones_and_a_resume(clips: Path, 
     best = best_step(found["steps"])
     assert found["best"] == best and kept(folder) == sorted({f"step_{best:06d}", "step_000003"})
     assert any(f"best: step {best}" in line for line in results_lines(folder.path))
+    assert f"The checkpoint of step {best} scored best" in folder.report_path.read_text()
     # step 3 was never measured, as after a kill between its checkpoint and its scores; step 4 is new
     steps = {name: result for name, result in found["steps"].items() if name != "3"}
     (folder.path / "bench.json").write_text(json.dumps(found | {"steps": steps}))
