@@ -1,9 +1,9 @@
 """Acted speech, unseen speakers: base, SFT on labels, OPSD with rationales, OPSD with shuffled ones.
 
-    python -m benchmarks.ravdess_arms --out benchmarks/results/ravdess.json [--seeds 2] [--arms sft opsd shuffled]
+    python -m benchmarks.ravdess_arms --out benchmarks/results/ravdess_arms.json [--seeds 2] [--arms sft opsd shuffled]
 
-After steps 1 to 4 of examples/ravdess/README.md. Every arm starts from runs/ravdess/start and sees the same
-clips in the same order for the same number of steps; only `opsd` asks the teacher for its answers. The raw
+After steps 1 to 4 of examples/ravdess/README.md. Every arm starts from `model.path` of run.yaml, with the same
+clips in the same order for as many steps; only `opsd` asks the teacher for its answers. The raw
 answers stay in the run folders. A run that is finished is read, not repeated.
 """
 
