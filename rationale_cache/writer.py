@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rationale_cache import manifest as manifests
 from rationale_cache import segment as segments
-from rationale_cache.disk import TEMPORARY, full_disk, make_folder, remove
+from rationale_cache.disk import TEMPORARY, make_folder, remove, told
 from rationale_cache.errors import CacheError, KeyConflict
 from rationale_cache.keys import key_of
 from rationale_cache.lock import WriterLock
@@ -174,7 +174,7 @@ class CacheWriter:
 def take_lock(cache: Path) -> WriterLock:
     """The writer's lock of a cache, whose folder is made when there is none. Raises CacheLocked."""
     make_folder(cache)
-    with full_disk(cache / LOCK):
+    with told(cache / LOCK):
         return WriterLock(cache / LOCK)
 
 
