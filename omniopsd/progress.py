@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+STEPS = "training"  # the stage whose steps have lines of their own
 SMOOTHING = 0.3  # weight of the newest step in the seconds that the remaining time is reckoned from
 
 
@@ -83,6 +84,8 @@ class TrainProgress:
         """Say what is going on now ("rollout", "saving step 100")."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=escape(text))
+        elif text != STEPS:  # a log says so by the line of each step
+            self.note(text)
 
     def note(self, text: str) -> None:
         """Leave a line that stays, above the bar."""

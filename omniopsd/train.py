@@ -19,7 +19,7 @@ from omniopsd.evaluate import Evaluation, held_out_evaluation, results_table
 from omniopsd.loop import TrainLoop
 from omniopsd.metrics import MetricsLog, read
 from omniopsd.model_source import MODEL
-from omniopsd.progress import TrainProgress
+from omniopsd.progress import STEPS, TrainProgress
 from omniopsd.prompts import PromptBook, make_book
 from omniopsd.recorder import Recorder
 from omniopsd.report import build_report
@@ -119,7 +119,7 @@ class Run:
             recorder = Recorder(self.config, self.folder, self.book, metrics)
             watch = Watch(self.config.alarms, read(self.folder.metrics_path))
             for step in range(first, last + 1):
-                self.progress.stage("training")
+                self.progress.stage(STEPS)
                 self._step(step, loop, parts, recorder, watch)
                 if every and step % every == 0 and step < last:
                     self._keep_step(step, self._student(parts, f"evaluating step {step}"))

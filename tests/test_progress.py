@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from omniopsd.progress import StageTimer, TrainProgress
+from omniopsd.progress import STEPS, StageTimer, TrainProgress
 
 
 class FakeClock:
@@ -43,12 +43,14 @@ def test_a_stage_that_raises_is_counted():
 def test_plain_lines_where_there_is_no_terminal():
     out, clock = io.StringIO(), FakeClock()
     with TrainProgress(4, console=Console(file=out, width=120), clock=clock) as progress:
-        progress.stage("rollout")
+        progress.stage("evaluating")
+        progress.stage(STEPS)
         clock.now += 90
         progress.step(1, {"loss": 0.25, "teacher_gain": 0.5, "accuracy_train": 0.75})
         progress.note("saved [step 1]")
         progress.step(2, {"loss": 0.125})
     lines = out.getvalue().splitlines()
+    assert lines.pop(0) == "evaluating"
     assert lines[0] == "step 1/4  loss 0.2500  gain +0.500  accuracy 75.0%  90.0 s/step  0:04:30 left"
     assert lines[1] == "saved [step 1]"
     assert lines[2].startswith("step 2/4  loss 0.1250  63.0 s/step")
