@@ -93,7 +93,8 @@ def _pod(
         "resources": _resources(kubernetes, part),
         "volumeMounts": mounts,
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "readinessProbe": {"exec": {"command": ["ray", "health-check"]}, **PROBE} if head else _alive(),
+        # on a worker the operator sets RAY_ADDRESS, so both ask the head
+        "readinessProbe": {"exec": {"command": ["ray", "health-check"]}, **PROBE},
         "lifecycle": {"preStop": {"exec": {"command": ["ray", "stop"]}}},
     }
     if head:
@@ -109,10 +110,6 @@ def _pod(
         spec["serviceAccountName"] = kubernetes.service_account
     labels = {"omniopsd-cluster": config.name}
     return {"metadata": {"labels": labels}, "spec": spec}
-
-
-def _alive() -> dict[str, Any]:
-    return {"exec": {"command": ["pgrep", "-x", "raylet"]}, **PROBE}
 
 
 def _environment(config: ClusterConfig, kubernetes: KubernetesConfig) -> list[dict[str, Any]]:

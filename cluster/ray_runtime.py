@@ -13,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError, Runtime
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from cluster.knock import require_entry
 from cluster.placement import Group, require_fit, slots
 from cluster.runtime import Actor, NotEnoughResources, Ref, Resources, Runtime, RuntimeFault
 from cluster.versions import VersionMismatch, Versions, own_versions, require_same
@@ -124,6 +125,8 @@ class RayRuntime(Runtime):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         local = address == "local"
+        if ":" in address:
+            require_entry(address)
         path = os.pathsep.join(filter(None, [REPOSITORY, os.environ.get("PYTHONPATH", "")]))
         ray.init(
             address=address,

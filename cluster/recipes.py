@@ -68,11 +68,15 @@ def _kuberay(config: ClusterConfig, folder: Path) -> Recipe:
 
 def _slurm(config: ClusterConfig, folder: Path) -> Recipe:
     name, script = f"omniopsd-{config.name}", str(folder / "cluster.sbatch")
+    submit = ("sbatch", f"--output={folder / 'slurm-%j.log'}", script)
     # the head's name is known when the job runs: the script writes it, a shell here reads it
     head = f'"$(cat {shlex.quote(str(folder / "head"))})"'
     return Recipe(
         files={"cluster.sbatch": batch_script(config, folder / TOKEN_FILE)},
-        up=(("sbatch", f"--output={folder / 'slurm-%j.log'}", script),),
+        # a second `up` must not queue a second cluster
+        up=(
+            ("bash", "-c", f"squeue --me --noheader --name={name} | grep -q . || exec {shlex.join(submit)}"),
+        ),
         down=(("scancel", f"--name={name}"),),
         tunnel=(
             "bash",

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from safetensors import safe_open
 
+from omniopsd.bench.callback import BenchCallback
 from omniopsd.config import RunConfig
 from omniopsd.config_file import config_yaml
 from omniopsd.order import DataOrder
@@ -49,6 +50,8 @@ def check(config: RunConfig, *, limit: int = 64) -> None:
         print(f"model {path}: {renderer.vocab_size} tokens, vocabulary {digest} for all roles")
     if train:
         _rendered("data.train", train, config, renderer, limit, problems)
+    if config.eval.bench and renderer and train:
+        _attempt(problems, BenchCallback, config, config.eval.bench, Path(config.run.root), renderer, train)
     if test:
         _rendered("data.test", test, _for_test(config), renderer, limit, problems)
     _report(problems)

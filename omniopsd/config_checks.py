@@ -290,6 +290,12 @@ def _machines(config: RunConfig) -> Iterator[Finding]:
 
 def _colocated(config: RunConfig) -> Iterator[Finding]:
     teacher, learner = config.teacher, config.learner
+    if not config.objective.has_teacher or teacher.colocated:
+        yield (
+            "runtime.colocate",
+            "teacher-learner needs a pool of teachers, and this run has none; leave it out",
+        )
+        return
     if teacher.replicas != learner.ranks:
         yield (
             "runtime.colocate",

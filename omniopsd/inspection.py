@@ -14,6 +14,7 @@ The extra requests go to the teacher before the student's update; the learner's 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +63,10 @@ class Inspector:
         """Raises InspectionError when no sample has another one to take wrong evidence from."""
         self.config, self.book, self.teacher, self.learner = config, book, teacher, learner
         self.timeout = timeout
-        if config.answer_driven_every is not None and not any(self._other(s) for s in book.samples):
+        self._alike: defaultdict[tuple[int | bool, ...], list[Sample]] = defaultdict(list)
+        for sample in book.samples:
+            self._alike[_kinds(sample)].append(sample)
+        if config.answer_driven_every is not None and not self._has_others():
             raise InspectionError(
                 "telemetry.answer_driven_every needs samples with media of the same kinds and other labels, and "
                 "there are none: leave it out"
@@ -151,15 +155,20 @@ class Inspector:
         answered = self.teacher.score_sampled(requests).get(self.timeout)
         return {score.rollout_id: score.logprobs for group in answered for score in group.scores}
 
+    def _has_others(self) -> bool:
+        """Whether some samples with media of the same kinds have different labels."""
+        return any(
+            any(kinds[:3]) and len({frozenset(sample.labels) for sample in alike}) > 1
+            for kinds, alike in self._alike.items()
+        )
+
     def _other(self, sample: Sample) -> Sample | None:
-        """The next sample with other labels and media of the same kinds."""
-        samples = self.book.samples
-        at = next(n for n, one in enumerate(samples) if one.sample_id == sample.sample_id)
-        for step in range(1, len(samples)):
-            other = samples[(at + step) % len(samples)]
-            if set(other.labels) != set(sample.labels) and _alike(sample, other):
-                return other
-        return None
+        """The next sample with other labels and media of the same kinds; None without media, or without one."""
+        kinds = _kinds(sample)
+        alike = self._alike[kinds]
+        at = next(n for n, one in enumerate(alike) if one.sample_id == sample.sample_id)
+        after = (alike[(at + step) % len(alike)] for step in range(1, len(alike)))
+        return next((o for o in after if any(kinds[:3]) and set(o.labels) != set(sample.labels)), None)
 
 
 def inspection_metrics(
@@ -197,9 +206,7 @@ def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _alike(one: Sample, two: Sample) -> bool:
-    """Whether two samples have media of the same kinds and numbers, and some."""
-    ours, theirs = one.inputs, two.inputs
-    kinds = [len(ours.paths.of(kind)) for kind in ("video", "audio", "image")]
-    same = kinds == [len(theirs.paths.of(kind)) for kind in ("video", "audio", "image")]
-    return same and any(kinds) and ours.audio_in_video == theirs.audio_in_video
+def _kinds(sample: Sample) -> tuple[int | bool, ...]:
+    """Numbers of videos, audios and images, and whether a video brings the sound."""
+    inputs = sample.inputs
+    return (*(len(inputs.paths.of(kind)) for kind in ("video", "audio", "image")), inputs.audio_in_video)

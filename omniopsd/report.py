@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from omniopsd import metrics
+from omniopsd.bench.run_section import bench_section
 from omniopsd.durable import write_durably
 from omniopsd.report_curves import Rows, check_section, curve_section, value_at
 from omniopsd.report_rollouts import rollout_section
@@ -46,6 +47,7 @@ def build_report(folder: RunFolder) -> Path:
             _header(folder, config, rows, results),
             _section("result", "Before and after", eval_table(results)),
             _section("curves", "Training", curve_section(rows, results)),
+            _section("benchmark", "Benchmark", bench) if (bench := bench_section(folder.path)) else "",
             _section("checks", "Checks", check_section(rows, config)),
             _section("rollouts", "Rollouts", rollout_section(folder.rollouts_path)),
             _section("settings", "Settings", _settings(folder, config)),

@@ -35,7 +35,7 @@ RESUME_MAY_CHANGE += tuple(
     f"rationale_cache.{name}"
     for name in ("path", "base_url", "api_key_env", "api_key_file", "max_concurrency", "requests_per_minute",
                  "tokens_per_minute", "deadline_seconds", "give_up_seconds", "backoff_seconds", "max_attempts",
-                 "breaker_failures", "commit_every", "on_model_change", "on_no_gain")
+                 "breaker_failures", "commit_every", "stop_after", "on_model_change", "on_no_gain")
 )  # fmt: skip
 RESUME_MAY_CHANGE_BELOW = (
     "eval.",

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from cluster.runtime import Runtime, start_runtime
 from omniopsd.alarms import AlarmStop, Watch
-from omniopsd.bench.callback import BenchCallback, results_lines
+from omniopsd.bench.callback import BenchCallback
+from omniopsd.bench.run_results import results_lines
 from omniopsd.build import Parts, make_parts
 from omniopsd.check import require_sound
 from omniopsd.checkpoint import Checkpoint, CheckpointState, CheckpointStore

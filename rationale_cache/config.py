@@ -124,6 +124,9 @@ class RationaleCacheConfig(EndpointConfig):
     """More parameters of the endpoint, sent as they are (`reasoning_effort`, `top_k`, ...)."""
     max_asks: int = Field(default=3, ge=1)
     """Replies that one row may get until one is good; then it is kept as `no rationale`, with the reason."""
+    stop_after: int = Field(default=50, ge=1)
+    """Rows in a row without rationale after which the run stops: the prompt, the model or a filter is wrong. Those rows
+    get no record, and their replies are judged anew by the next run."""
     on_miss: Literal["make", "fail", "skip"] = "fail"
     """A sample that the cache has no record of, at the start of a run: make it, stop, or leave the sample out."""
     on_both: Literal["fail", "cache", "data"] = "fail"

@@ -15,13 +15,14 @@ from pathlib import Path
 from rationale_cache.errors import CacheError, CacheFull
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 TEMPORARY = ".tmp"
 
 
 def write_file(path: Path, content: bytes | memoryview) -> None:
     """Make or replace a file: a temporary sibling, fsync, rename, fsync of the folder. Raises CacheFull."""
     temporary = path.with_name(f".{path.name}{TEMPORARY}")
-    with full_disk(path):
+    with told(path):
         try:
             _write_new(temporary, content)
             os.replace(temporary, path)
@@ -33,7 +34,7 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
 
 def append(descriptor: int, path: Path, content: bytes, end: int) -> None:
     """Add to a log whose sound part ends at `end`, flushed; after an error the log ends there again."""
-    with full_disk(path):
+    with told(path):
         try:
             _write_all(descriptor, content, end)
             os.fsync(descriptor)
@@ -44,7 +45,7 @@ def append(descriptor: int, path: Path, content: bytes, end: int) -> None:
 
 def cut(descriptor: int, path: Path, end: int) -> None:
     """Shorten an open file, flushed. Raises CacheFull: some file systems need space for that, too."""
-    with full_disk(path):
+    with told(path):
         os.ftruncate(descriptor, end)
         os.fsync(descriptor)
 
@@ -54,7 +55,7 @@ def make_folder(path: Path) -> None:
     if path.is_dir():
         return
     make_folder(path.parent)
-    with full_disk(path):
+    with told(path):
         try:
             os.mkdir(path, 0o700)  # rationales speak of people's faces and voices
         except FileExistsError:
@@ -88,16 +89,19 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def full_disk(path: Path) -> Iterator[None]:
-    """Say what to do when the disk is full; other errors pass."""
+def told(path: Path) -> Iterator[None]:
+    """Turn a full or forbidden disk into an error that says what to do; other errors pass."""
     try:
         yield
     except OSError as error:
+        found = f"{path}: {os.strerror(error.errno or 0)}"
+        if error.errno in FORBIDDEN:
+            raise CacheError(f"{found}; choose a folder that you may write to") from error
         if error.errno not in FULL:
             raise
         raise CacheFull(
-            f"{path}: {os.strerror(error.errno or 0)}; what was committed before stays readable: "
-            "free space (or raise the quota) and run the same command again"
+            f"{found}; what was committed before stays readable: free space (or raise the quota) and run the "
+            "same command again"
         ) from error
 
 

@@ -13,13 +13,13 @@ import asyncio
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from rationale_cache.clock import Clock, SystemClock
-from rationale_cache.config import Kind, RationaleCacheConfig
+from rationale_cache.config import RationaleCacheConfig
 from rationale_cache.endpoint import Endpoint, Failure
 from rationale_cache.gate import EndpointStopped
+from rationale_cache.job import Job
 from rationale_cache.near_duplicates import NearDuplicates
 from rationale_cache.payload import Payload
 from rationale_cache.prompt import sampling
@@ -27,55 +27,14 @@ from rationale_cache.reader import CacheReader
 from rationale_cache.reply import Accepted, Rejected
 from rationale_cache.row import Row
 from rationale_cache.spend import Spend
-from rationale_cache.types import RationaleRecord, Request
+from rationale_cache.tally import Tally
+from rationale_cache.types import RationaleRecord
 from rationale_cache.wal import RawReply
 from rationale_cache.writer import CacheWriter
 
 COMMIT_SECONDS = 30.0
 READY = 2
 """Rows whose media are prepared while all slots of the endpoint are taken."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One row to make. `payload` decodes and encodes its media; it is called in a thread, when it is needed."""
-
-    key: str
-    request: Request
-    sample_id: str
-    dataset: str
-    labels: tuple[str, ...]
-    kinds: frozenset[Kind]
-    payload: Callable[[], Payload]
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """How a run stands; rows are made, without rationale (by fault), failed (by kind), or still to come."""
-
-    rows: int = 0
-    known: int = 0
-    """Rows that the cache had before."""
-    made: int = 0
-    none: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    asked_again: Counter[str] = field(default_factory=Counter)
-    """Replies that could not be used, by fault."""
-    replies: int = 0
-    tokens: int = 0
-    cost: float | None = None
-    models: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def done(self) -> int:
-        """Rows that this run has settled."""
-        return self.made + self.none.total()
-
-    @property
-    def missing(self) -> int:
-        """Rows without a record."""
-        return self.rows - self.known - self.done
 
 
 class Maker:
@@ -97,6 +56,7 @@ class Maker:
         self._earlier: dict[str, list[RawReply]] = defaultdict(list)
         self._duplicates: NearDuplicates | None = None
         self._requests_before = 0
+        self._held: list[tuple[RationaleRecord, str]] = []
         self._committing = asyncio.Lock()
         self._committed_at = self._clock.now()
 
@@ -114,6 +74,8 @@ class Maker:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(len(missing), self.config.max_concurrency + READY)):
                     workers.create_task(self._work(queue))
+            if self.endpoint.why_stopped is None:
+                self._keep_held()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
@@ -146,6 +108,8 @@ class Maker:
         for reply in self._earlier.pop(job.key, ()):
             outcome = self._judged(job, row, row.take(reply))
             self._spend.add(row.last_usage, row.last_cost)
+            if isinstance(outcome, Accepted):
+                break
         while not isinstance(outcome, Accepted) and row.asks < self.config.max_asks:
             outcome = await self._ask(job, row)
             if outcome is None:
@@ -217,13 +181,35 @@ class Maker:
         record = row.record(
             outcome, key=job.key, request=job.request, sample_id=job.sample_id, dataset=job.dataset
         )
-        self.cache.put(record)
         if isinstance(outcome, Rejected):
-            self.tally.none[outcome.fault] += 1
+            self._hold(record, outcome.fault)
             return
+        self._keep_held()
+        self.cache.put(record)
         self.tally.made += 1
         if self._duplicates is not None:
             self._duplicates.add(outcome.text, job.sample_id)
+
+    def _hold(self, record: RationaleRecord, fault: str) -> None:
+        """A row without rationale waits for the next good one: many in a row are the request's fault, not theirs.
+
+        When the run stops for that, they get no record; their replies stay in the log, and the next run, with
+        mended filters, judges them anew before it asks.
+        """
+        self._held.append((record, fault))
+        if len(self._held) >= self.config.stop_after:
+            faults = Counter(fault for _, fault in self._held)
+            listed = ", ".join(f"{count} {name}" for name, count in faults.most_common())
+            self.endpoint.stop(
+                f"{len(self._held)} rows in a row gave no rationale ({listed}): mend prompt, model or filters "
+                "(rationale_cache.stop_after)"
+            )
+
+    def _keep_held(self) -> None:
+        for record, fault in self._held:
+            self.cache.put(record)
+            self.tally.none[fault] += 1
+        self._held.clear()
 
     def _count(self, row: Row, estimate: int) -> None:
         self.tally.replies += 1

@@ -90,7 +90,7 @@ class CacheReader:
         self.close()
 
     def __reduce__(self) -> tuple[type[CacheReader], tuple[str]]:
-        return CacheReader, (str(self.path),)
+        return CacheReader, (str(self.path.absolute()),)  # the copy may live in another folder
 
     def _find(self, key: str) -> tuple[RowFile, int] | None:
         wanted = _key_bytes(key)

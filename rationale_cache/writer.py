@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rationale_cache import manifest as manifests
 from rationale_cache import segment as segments
-from rationale_cache.disk import TEMPORARY, full_disk, make_folder, remove
+from rationale_cache.disk import TEMPORARY, make_folder, remove, told
 from rationale_cache.errors import CacheError, KeyConflict
 from rationale_cache.keys import key_of
 from rationale_cache.lock import WriterLock
@@ -42,7 +42,7 @@ class CacheWriter:
     def __init__(self, path: str | Path) -> None:
         """Take the lock and read the log. Raises CacheLocked, CacheDamaged, CacheFull."""
         self.path = Path(path)
-        self._guard = threading.RLock()
+        self._guard, self._committing = threading.RLock(), threading.RLock()  # taken in the other order
         self._pending: dict[str, RationaleRecord] = {}
         with contextlib.ExitStack() as undo:
             self._lock = take_lock(self.path)
@@ -72,7 +72,7 @@ class CacheWriter:
     def unsettled(self) -> tuple[RawReply, ...]:
         """Logged replies whose key has no record yet, in the order of arrival."""
         with self._guard:
-            return tuple(reply for reply in self._log.unsettled() if reply.key not in self._pending)
+            return tuple(reply for reply in self._log.unsettled() if reply.key not in self)
 
     def put(self, record: RationaleRecord) -> bool:
         """Add a record to the next commit; False when its key has this content already.
@@ -121,14 +121,14 @@ class CacheWriter:
 
         Raises CacheFull: the old snapshot stays, what was put stays pending, and `commit` may be called again.
         """
-        with self._guard:
+        with self._committing:
             if self._pending:
                 self._replace(to_merge(self._reader.manifest.segments, len(self._pending)))
             return self.snapshot
 
     def compact(self) -> int:
         """Commit, and merge the segments into as few as there need be; the number of the snapshot."""
-        with self._guard:
+        with self._committing:
             parts = [entry for entry in self._reader.manifest.segments if entry.rows < segments.MOST_ROWS]
             if self._pending or len(parts) > 1:
                 self._replace(parts)
@@ -136,10 +136,11 @@ class CacheWriter:
 
     def close(self) -> None:
         """Let go of the lock; what was put and not committed is dropped, its raw replies are not."""
-        self._pending.clear()
-        self._log.close()
-        self._reader.close()
-        self._lock.release()
+        with self._committing, self._guard:
+            self._pending.clear()
+            self._log.close()
+            self._reader.close()
+            self._lock.release()
 
     def __enter__(self) -> CacheWriter:
         return self
@@ -152,18 +153,20 @@ class CacheWriter:
             self.close()
 
     def _replace(self, parts: Sequence[SegmentEntry]) -> None:
-        """One new snapshot in which the pending rows and `parts` are new segments."""
+        """One new snapshot in which the pending rows and `parts` are new segments. Others may put meanwhile."""
         self._lock.check()
-        tables = [to_table(list(self._pending.values()))]
-        tables += [segments.read_segment(self.path, entry) for entry in parts]
+        with self._guard:
+            given = list(self._pending.values())
+        tables = [to_table(given), *(segments.read_segment(self.path, entry) for entry in parts)]
         kept = [entry for entry in self._reader.manifest.segments if entry not in parts]
         try:
             write_snapshot(self.path, self.snapshot + 1, kept, pa.concat_tables(tables))
         finally:  # an error after the rename leaves a snapshot that counts
-            self._reader.refresh()
-            done = [key for key in self._pending if key in self._reader]
-            for key in done:
-                del self._pending[key]
+            with self._guard:
+                self._reader.refresh()
+                done = [record.key for record in given if record.key in self._reader]
+                for key in done:
+                    del self._pending[key]
         self._log.settle(done)
         remove_strays(self.path, self._reader.manifest)
 
@@ -171,7 +174,7 @@ class CacheWriter:
 def take_lock(cache: Path) -> WriterLock:
     """The writer's lock of a cache, whose folder is made when there is none. Raises CacheLocked."""
     make_folder(cache)
-    with full_disk(cache / LOCK):
+    with told(cache / LOCK):
         return WriterLock(cache / LOCK)
 
 

@@ -132,19 +132,27 @@ def calls_of(path: Path) -> list[str]:
 
 
 def enumerate_kills(folder: Path) -> list[str]:
-    """One cache for each call, killed before it, and one for each write, killed in the middle; their names."""
+    """One cache for each call, killed before it, and one for each write, killed in the middle; their names.
+
+    Twice: on a cache that is there, and (names with "new") on one that is only made.
+    """
     template = folder / "old"
     in_fork(lambda: old_cache(template))
-    calls = calls_of(Path(shutil.copytree(template, folder / "undisturbed")))
     names = []
-    for torn in (False, True):
-        for point, call in enumerate(calls, start=1):
-            if torn and call != "pwrite":
-                continue
-            path = Path(shutil.copytree(template, folder / f"{'torn' if torn else 'before'}-{point:03d}"))
-            assert os.WIFSIGNALED(killed_at(path, point, torn=torn)), f"call {point} was not made again"
-            names.append(path.name)
+    for start in ("old", "new"):
+        calls = calls_of(a_copy(template, folder / f"undisturbed-{start}", start))
+        for torn in (False, True):
+            for point, call in enumerate(calls, start=1):
+                if torn and call != "pwrite":
+                    continue
+                path = a_copy(template, folder / f"{start}-{'torn' if torn else 'before'}-{point:03d}", start)
+                assert os.WIFSIGNALED(killed_at(path, point, torn=torn)), f"call {point} was not made again"
+                names.append(path.name)
     return names
+
+
+def a_copy(template: Path, path: Path, start: str) -> Path:
+    return Path(shutil.copytree(template, path)) if start == "old" else path
 
 
 def enumerate_system_calls(folder: Path, effect: str, syscalls: list[str]) -> list[str]:

@@ -12,13 +12,13 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from cluster import provider as provider_module
+from cluster import verbs
 from cluster.cluster_config import ClusterConfig
 from cluster.cluster_file import load_cluster
 from cluster.init_yaml import template
 from cluster.local_provider import LocalProvider
 from cluster.processes import find_owned
-from cluster.provider import ProviderError
+from cluster.provider import ProviderError, make_provider
 from cluster.recipe import Command, RecipeProvider
 from cluster.recipes import make_recipe
 from cluster.ssh_provider import ssh_command
@@ -148,10 +148,7 @@ def test_down_after_up_failed_at_any_command(
     recipe = make_recipe(made, folder.path)
     for failing in range(1, len(recipe.up) + 1):
         tool = Tool(failing)
-        monkeypatch.setattr(
-            provider_module, "make_provider", lambda c, f, t=tool: RecipeProvider(c, f, recipe, run=t)
-        )
-        monkeypatch.setattr("cluster.verbs.make_provider", provider_module.make_provider)
+        monkeypatch.setattr(verbs, "make_provider", lambda c, f, t=tool: RecipeProvider(c, f, recipe, run=t))
         assert run("up", "-y", "-f", file) == 1
         assert "staged failure" in capsys.readouterr().err
         assert folder.require().ready is False
@@ -196,4 +193,4 @@ def test_local_up_failing_at_any_node_then_down(
     assert run("down", "-y", "-f", file) == 0
     assert not find_owned(state.mark, Path(state.ray_folder)) and not Path(state.ray_folder).exists()
     assert not folder.path.exists()
-    assert isinstance(provider_module.make_provider(made, folder), LocalProvider)
+    assert isinstance(make_provider(made, folder), LocalProvider)

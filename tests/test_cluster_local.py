@@ -19,7 +19,10 @@ import pytest
 from cluster.api import ApiError, ClusterApi
 from cluster.auth import read_token
 from cluster.jobs import STOPPED, Jobs
+from cluster.knock import require_entry
+from cluster.ports import free_port
 from cluster.processes import find_owned
+from cluster.runtime import RuntimeFault
 from cluster.state import ClusterState, StateFolder
 from omniopsd.checkpoint import find_faults
 from omniopsd.metrics import read
@@ -117,11 +120,24 @@ def test_strangers_are_refused_at_every_door(cluster: Cluster) -> None:
                 assert set(refused) == {"UNAUTHENTICATED"}, f"{door}: {refused}"
 
 
-def test_a_wrong_token_is_explained_at_once(cluster: Cluster) -> None:
+def test_a_wrong_token_is_explained_at_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = time.monotonic()
     with pytest.raises(ApiError, match="refused the token"):
         ClusterApi(cluster.state.dashboard, WRONG).version()
     assert time.monotonic() - begin < 2
+    for token, says in ((WRONG, "is not the one"), (None, "is missing")):
+        begin = time.monotonic()
+        monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere")
+        if token:
+            monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+        with pytest.raises(RuntimeFault, match=f"refuses us, the token {says}"):
+            require_entry(cluster.state.ray_address)
+        assert time.monotonic() - begin < 2
+    monkeypatch.setenv("RAY_AUTH_TOKEN", cluster.token)
+    require_entry(cluster.state.ray_address)
+    with pytest.raises(RuntimeFault, match="no Ray head answers there"):
+        require_entry(f"127.0.0.1:{free_port()}")
     request = {"entrypoint": "touch stolen"}
     code = subprocess.run(
         ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "POST", "-H", "Content-Type: application/json",
@@ -132,7 +148,10 @@ def test_a_wrong_token_is_explained_at_once(cluster: Cluster) -> None:
 
 
 PLACES = """
-import json, sys
+import json, sys, time
+from dataclasses import replace
+from cluster import ray_runtime
+from cluster.versions import VersionMismatch
 from cluster.config import RuntimeConfig
 from cluster.placement import Role, placement
 from cluster.runtime import NotEnoughResources, Resources, fetch, start_runtime
@@ -145,6 +164,19 @@ class Where:
         return [ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")]
 
 runtime = start_runtime(RuntimeConfig(kind="ray", address=sys.argv[1]))
+runtime.require_same({})
+real, begin = ray_runtime.own_versions, time.monotonic()
+ray_runtime.own_versions = lambda files: replace(real(files), packages={**real(files).packages, "torch": "0.1"})
+try:
+    runtime.require_same({})
+except VersionMismatch as error:
+    print(json.dumps([str(error), time.monotonic() - begin]))
+late = runtime.start("late", Resources(cpus=0.1), Where, 0)  # and so does an actor that starts later
+try:
+    late.call(Where.node).get(60.0)
+except VersionMismatch as error:
+    print(error)
+ray_runtime.own_versions = real
 runtime.require_same({})
 roles = [
     Role(name="rollout", actors=("rollout-0",), resources=Resources(cpus=0.5, gpus=2)),
@@ -162,13 +194,17 @@ runtime.shutdown()
 """
 
 
-def test_roles_get_their_places(cluster: Cluster) -> None:
+def test_other_versions_are_refused_and_roles_get_their_places(cluster: Cluster) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PLACES, cluster.state.ray_address],
         env=cluster.environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
+    said, seconds = json.loads(lines[0])
+    assert "node 127.0.0." in said and "torch is 2." in said and "there and 0.1 here" in said
+    assert seconds < 5
+    assert lines[1].startswith("late and the driver would not compute the same: torch is 2.")
     (engine, devices), *pairs = json.loads(lines[-2])
     assert devices == "0,1"  # a whole tensor-parallel engine on one node
     nodes = [node for node, _ in pairs]

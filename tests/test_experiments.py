@@ -27,6 +27,7 @@ def tiny(experiment: Experiment, arms: dict[str, Any]) -> Experiment:
     run = json.loads(json.dumps(experiment.common))
     run["run"] |= {"steps": 2, "samples_per_step": 2}
     run["learner"]["warmup_steps"] = 0
+    run["weights"]["probe_every"] = 1
     run["rollout"] |= {"rollouts_per_sample": 2, "max_new_tokens": 4}
     changed = {"common": run, "arms": arms, "data": TrainData(clips=18), "test_clips": 6, "gap": False}
     return experiment.model_copy(update=changed | {"tests": ("in-domain",)})

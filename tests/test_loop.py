@@ -92,7 +92,7 @@ def test_teacher_scores_that_are_not_finite_are_refused(
 
     def broken(self, *args):  # type: ignore[no-untyped-def]
         real(self, *args)
-        self.thinker.model.norm.weight[0] = np.nan
+        self.scorer.thinker.model.norm.weight[0] = np.nan
 
     monkeypatch.setattr(TeacherWorker, "__init__", broken)
     with pytest.raises(RecordError, match="teacher logprobs has a value that is not finite"):

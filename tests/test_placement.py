@@ -36,7 +36,7 @@ def test_each_role_has_a_group_the_learner_first_and_packed() -> None:
 
 
 def test_a_role_without_gpus_asks_for_none() -> None:
-    (group,) = placement([role("rollout", 1, cpus=2)])
+    (group,) = placement([role("rollout", 1, cpus=2), role("teacher", 0)])  # nor does a role without actors
     assert group.bundles[0].asked() == {"CPU": 2}
 
 

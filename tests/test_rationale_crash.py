@@ -25,13 +25,15 @@ from tests.lossy_disk import LossyDisk
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def check(path: Path, promises: list[str]) -> None:
+def check(path: Path, promises: list[str], *, old: bool = True) -> None:
     """The invariants, whatever happened: promises are kept, commits are whole, and a writer can go on."""
+    if not old:
+        CacheWriter(path).close()  # whatever is there of a new cache, it can be opened
     before = verify(path)
     assert before.sound, before.faults
     with CacheReader(path) as reader:
         seen = {number for number in (*OLD, *FIRST, *SECOND, 300) if a_record(number).key in reader}
-        assert seen >= set(OLD), "committed rows were lost"
+        assert seen >= (set(OLD) if old else set()), "committed rows were lost"
         for part in (FIRST, (*SECOND, 300)):
             assert seen.isdisjoint(part) or seen >= set(part), "half a commit is visible"
         assert all(reader.get(a_record(number).key) == a_record(number) for number in seen)
@@ -41,12 +43,14 @@ def check(path: Path, promises: list[str]) -> None:
         waiting = {reply.key for reply in cache.unsettled()}
         owed = {number for name, part in (("first", FIRST), ("second", SECOND)) for number in part
                 if f"logged {name}" in promises}  # fmt: skip
-        bought_twice = {n for n in (*owed, 300) if n not in seen and a_record(n).key not in waiting}
+        bought_twice = {
+            n for n in (*owed, *([300] if old else [])) if n not in seen and a_record(n).key not in waiting
+        }
         assert not bought_twice, "a reply that was paid for is gone"
         assert not waiting & {a_record(number).key for number in seen}, "a settled reply is asked for again"
         cache.put_all(a_record(number) for number in (*FIRST, *SECOND, 300))
     assert verify(path).sound
-    assert len(CacheReader(path)) == len(OLD) + len(FIRST) + len(SECOND) + 1
+    assert len(CacheReader(path)) == len(OLD) * old + len(FIRST) + len(SECOND) + 1
     assert not list(path.rglob("*.tmp"))
 
 
@@ -55,15 +59,17 @@ def promises_of(path: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
+@pytest.mark.slow
 def test_killed_before_and_in_the_middle_of_every_call(tmp_path: Path) -> None:
     names = run_faults(tmp_path)
-    assert len(names) > 60, "fewer calls than two commits and a compaction make"
+    assert len(names) > 120, "fewer calls than two commits and a compaction make"
     for name in names:
-        check(tmp_path / name, promises_of(tmp_path / name))
+        check(tmp_path / name, promises_of(tmp_path / name), old=name.startswith("old"))
     told = {tuple(promises_of(tmp_path / name)) for name in names}
     assert len(told) == 5, "a kill fell between any two promises"
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_every_call(tmp_path: Path) -> None:
     template = old_cache(tmp_path / "old")
     real_pwrite, failed = os.pwrite, 0
@@ -113,6 +119,7 @@ def test_after_a_full_disk_the_same_writer_goes_on(tmp_path: Path) -> None:
     assert len(CacheReader(path)) == len(OLD) + len(FIRST) and verify(path).sound
 
 
+@pytest.mark.slow
 def test_a_power_cut_after_every_call(tmp_path: Path) -> None:
     """Whatever was not flushed is lost: all of it, or the content of files whose names are there already."""
     template = old_cache(tmp_path / "old")
@@ -139,7 +146,7 @@ def test_a_power_cut_after_every_call(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("effect", "syscalls"),
     [
-        ("signal=KILL", "pwrite64 fsync rename unlink ftruncate openat flock"),
+        ("signal=KILL", "pwrite64 fsync rename unlink ftruncate"),
         ("error=ENOSPC", "pwrite64 fsync rename"),
         ("error=EIO", "fsync"),
     ],
@@ -149,7 +156,7 @@ def test_every_system_call_is_the_last_or_fails(tmp_path: Path, effect: str, sys
     assert len(names) > 15
     for name in names:
         check(tmp_path / name, promises_of(tmp_path / name))
-    assert len({tuple(promises_of(tmp_path / name)) for name in names}) == 5, (
+    assert len({tuple(promises_of(tmp_path / name)) for name in names}) >= 5, (
         "the effect fell between any two"
     )
 

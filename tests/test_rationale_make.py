@@ -20,11 +20,13 @@ import pytest
 from rationale_cache.config import RationaleCacheConfig
 from rationale_cache.endpoint import Endpoint
 from rationale_cache.errors import CacheFull
+from rationale_cache.job import Job
 from rationale_cache.keys import key_of, make_request
-from rationale_cache.make import Job, Maker, Tally
+from rationale_cache.make import Maker
 from rationale_cache.payload import Payload
 from rationale_cache.prompt import sampling
 from rationale_cache.reader import CacheReader
+from rationale_cache.tally import Tally
 from rationale_cache.types import RationaleRecord
 from rationale_cache.wal import RawReply
 from rationale_cache.writer import CacheWriter
@@ -189,7 +191,7 @@ def test_no_garbage_is_kept_as_good_and_no_row_is_lost(tmp_path: Path) -> None:
     def script(number: int, body: dict[str, Any]) -> Play:
         return Play(body=GARBAGE[names[int(asked_text(body).removeprefix("row "))]])
 
-    tally, server = made(tmp_path, script, rows=len(names), max_asks=2)
+    tally, server = made(tmp_path, script, rows=len(names), max_asks=2, stop_after=1000)
     found = records(tmp_path)
     kept = {names[int(sample[1:])]: r.text for sample, r in found.items() if r.text is not None}
     assert kept == {}
@@ -201,6 +203,18 @@ def test_no_garbage_is_kept_as_good_and_no_row_is_lost(tmp_path: Path) -> None:
     assert reasons["a web page"] == reasons["broken JSON"] == "malformed"
     assert reasons["a voice that nobody heard"] == "absent_media"
     assert all(record.attempts == 2 for record in found.values())
+
+
+def test_rows_without_end_stop_the_run_and_mended_filters_judge_their_replies_anew(tmp_path: Path) -> None:
+    def calm(number: int, body: dict[str, Any]) -> Play:
+        return Play(body=completion(evidence(TEXT.format(asked_text(body)), answer="calm")))
+
+    tally, server = made(tmp_path, calm, rows=40, max_asks=1, stop_after=10, max_concurrency=1)
+    bought = len(server.seen)
+    assert 10 <= bought <= 13 and tally.missing == 40 and not records(tmp_path)
+    lenient = {"filters": {"agreement": False}, "max_asks": 1, "stop_after": 10}
+    tally, server = made(tmp_path, calm, rows=40, **lenient)
+    assert tally.made == 40 and len(server.seen) == 40 - bought
 
 
 def test_garbage_once_is_asked_again_and_the_good_reply_counts(tmp_path: Path) -> None:

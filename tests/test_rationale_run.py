@@ -30,8 +30,8 @@ from omniopsd.rationales.progress import progress_line
 from omniopsd.rationales.requests import RequestBook, task_text
 from omniopsd.rollout_log import read_rollouts
 from omniopsd.samples import read_samples
-from rationale_cache.make import Tally
 from rationale_cache.reader import CacheReader
+from rationale_cache.tally import Tally
 from rationale_cache.types import Rationale
 from rollout.renderer import Renderer
 from teacher.context import EvidenceBook, Privileged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
@@ -11,13 +12,14 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rationale_cache.errors import CacheDamaged, CacheLocked, CacheMissing, KeyConflict
+from rationale_cache.errors import CacheDamaged, CacheError, CacheLocked, CacheMissing, KeyConflict
 from rationale_cache.keys import canonical, key_of
 from rationale_cache.manifest import SegmentEntry, newest
 from rationale_cache.reader import CacheReader
@@ -26,7 +28,7 @@ from rationale_cache.schema import from_row, from_values, to_table
 from rationale_cache.segment import MOST_ROWS, parquet_path
 from rationale_cache.types import MODALITIES, Cue, RationaleRecord, RecordError, Request, Usage, Verdict
 from rationale_cache.verify import verify
-from rationale_cache.writer import MERGE_AT, CacheWriter, to_merge
+from rationale_cache.writer import MERGE_AT, CacheWriter, to_merge, write_snapshot
 from tests.cache_scene import a_record, a_reply, make_cache
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,9 +253,32 @@ def test_threads_may_write_together(tmp_path: Path) -> None:
         }
 
 
+def test_a_long_commit_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writing, go = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        writing.set()
+        assert go.wait(timeout=60)
+        return write_snapshot(*arguments)
+
+    monkeypatch.setattr("rationale_cache.writer.write_snapshot", slow)
+    with CacheWriter(tmp_path / "c") as cache:
+        cache.put(a_record(1))
+        thread = threading.Thread(target=cache.commit)
+        thread.start()
+        assert writing.wait(timeout=60)
+        cache.put(a_record(2))
+        cache.log_reply(a_reply(2))
+        assert cache.get(a_record(1).key) == a_record(1) and cache.pending == 2
+        go.set()
+        thread.join()
+        assert cache.pending == 1 and cache.snapshot == 1
+    assert len(CacheReader(tmp_path / "c")) == 2
+
+
 def test_an_open_reader_outlives_commits_and_compactions(tmp_path: Path) -> None:
     path = make_cache(tmp_path / "c", *[range(at, at + 3) for at in range(0, 12, 3)])
-    reader, copy = CacheReader(path), CacheReader(path)
+    reader = CacheReader(path)
     with CacheWriter(path) as cache:
         for number in range(12, 18):
             cache.put(a_record(number))
@@ -261,9 +286,30 @@ def test_an_open_reader_outlives_commits_and_compactions(tmp_path: Path) -> None
         assert len(newest(path).segments) == 1
     assert [reader.get(a_record(number).key) for number in range(12)] == [a_record(n) for n in range(12)]
     assert reader.get(a_record(12).key) is None and len(reader) == 12
-    again = pickle.loads(pickle.dumps(copy))
-    assert len(again) == 18 and len(pickle.dumps(copy)) < 200
     assert verify(path).sound
+
+
+def test_a_reader_pickles_as_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_cache(tmp_path / "c", range(4))
+    monkeypatch.chdir(tmp_path)
+    pickled = pickle.dumps(CacheReader("c"))
+    make_cache(path, range(4, 6))
+    monkeypatch.chdir("/")
+    with pickle.loads(pickled) as copy:  # as in an actor on another node of a shared disk
+        assert len(copy) == 6 and len(pickled) < 200 + len(str(path))
+
+
+def test_a_folder_that_may_not_be_written_is_said(tmp_path: Path) -> None:
+    def refuse(*arguments: Any) -> int:
+        raise PermissionError(errno.EACCES, "no")
+
+    path = make_cache(tmp_path / "c", range(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rationale_cache.lock.os.open", refuse)
+        with pytest.raises(
+            CacheError, match="LOCK: Permission denied; choose a folder that you may write to"
+        ):
+            CacheWriter(path)
 
 
 def test_only_this_snapshot_and_the_one_before_keep_files(tmp_path: Path) -> None:

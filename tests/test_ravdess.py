@@ -12,7 +12,13 @@ import pytest
 import soundfile
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperConfig
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from omniopsd.answers import judge
@@ -25,6 +31,7 @@ from rollout.types import Media
 EXAMPLE = Path(__file__).parent.parent / "examples" / "ravdess"
 sys.path.insert(0, str(EXAMPLE))  # the example's files import each other as scripts do
 
+import calibrate_audio  # noqa: E402
 import make_data  # noqa: E402
 import student  # noqa: E402
 import student_check  # noqa: E402
@@ -62,7 +69,7 @@ def test_cues_are_relative_to_the_speaker() -> None:
     low, high = (voice_evidence.typical([voice_evidence.measure(tone(hz))]) for hz in (160, 330))
     words = [{cue.name: cue.word for cue in voice_evidence.cues(clip, usual)} for usual in (low, high)]
     assert words[0]["pitch"] == "very high" and words[1]["pitch"] == "very low"
-    assert words[0]["loudness"] == words[0]["pace"] == "usual"
+    assert words[0]["voice"] == words[0]["pace"] == "usual"
 
 
 @pytest.mark.parametrize("audio", [np.zeros(16_000, np.float32), np.zeros(10, np.float32)])
@@ -86,23 +93,45 @@ def clips(actors: range = range(1, 21)) -> list[make_data.Clip]:
     return [make_data.clip_of(Path(f"{name}.wav")) for name in names]
 
 
+def facts(*, told: bool = True) -> list[make_data.Facts]:
+    cue = voice_evidence.Cue(name="pitch", word="high")
+    return [make_data.Facts(clip=clip, cues=(cue,), told=told) for clip in clips()]
+
+
 def test_no_speaker_and_no_clip_is_shared() -> None:
-    parts = make_data.splits(clips())
-    actors = {name: {clip.actor for clip in part} for name, part in parts.items()}
+    parts = make_data.splits(facts())
+    actors = {name: {one.clip.actor for one in part} for name, part in parts.items()}
     assert actors["coldstart"] == actors["train"] == set(range(1, 15))
     assert actors["tune"] == {15, 16} and actors["test"] == {17, 18, 19, 20}
-    names = [clip.name for part in parts.values() for clip in part]
+    names = [one.clip.name for part in parts.values() for one in part]
     assert len(names) == len(set(names)) == 20 * 16
 
 
 def test_limit_is_balanced_and_seeded() -> None:
-    chosen = make_data.pick_balanced(clips(), 20, seed=3)
-    counts = [sum(clip.emotion == emotion for clip in chosen) for emotion in make_data.EMOTIONS]
+    chosen = make_data.pick_balanced(facts(), 20, seed=3)
+    counts = [sum(one.clip.emotion == emotion for one in chosen) for emotion in make_data.EMOTIONS]
     assert sorted(counts) == [2] * 4 + [3] * 4
-    assert (
-        chosen == make_data.pick_balanced(clips(), 20, seed=3) != make_data.pick_balanced(clips(), 20, seed=4)
-    )
-    assert len(make_data.pick_balanced(clips(), None, seed=0)) == len(clips())
+    assert chosen == make_data.pick_balanced(facts(), 20, seed=3)
+    assert chosen != make_data.pick_balanced(facts(), 20, seed=4)
+    assert len(make_data.pick_balanced(facts(), None, seed=0)) == len(facts())
+
+
+def test_a_reading_row_has_the_sound_of_another_clip() -> None:
+    lessons = facts()
+    rows = make_data.coldstart_rows(lessons, seed=0)
+    reading, hearing = rows[: len(lessons)], rows[len(lessons) :]
+    sounds = [row["audios"][0] for row in reading]
+    assert len(set(sounds)) == len(lessons) and len(hearing) == len(lessons) // make_data.HEARD_SHARE
+    same = [one.clip.name in sound for one, sound in zip(lessons, sounds, strict=True)]
+    assert sum(same) < 0.05 * len(lessons)
+    for one, row in zip(lessons, reading, strict=True):
+        assert row["rationale"] == one.rationale and one.clip.emotion in row["response"]
+    assert not any("rationale" in row for row in hearing)
+
+
+def test_a_blind_rationale_is_the_same_for_every_label() -> None:
+    assert len({one.rationale for one in facts(told=False)}) == 1
+    assert len({one.rationale for one in facts()}) == 2 * len(make_data.EMOTIONS)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "03-01-09-01-01-01-01.wav", "03-01-01-01-01-01.wav"])
@@ -123,17 +152,20 @@ def write_originals(folder: Path) -> None:
 def test_rows_are_samples_of_the_program(tmp_path: Path) -> None:
     write_originals(tmp_path / "raw")
     counts = make_data.make_data(tmp_path / "raw", tmp_path / "out", limit=8, seed=0)
-    assert counts == {"train": 8, "tune": 8, "test": 8, "coldstart": 16}
+    assert counts == {"train": 8, "sft": 8, "tune": 8, "test": 8, "coldstart": 8 + 8 // 3}
     for name in ("train", "tune", "test"):
         samples = read_samples(tmp_path / "out" / f"{name}.jsonl")
         assert {sample.labels[0] for sample in samples} == set(make_data.EMOTIONS)
         for sample in samples:
             assert (tmp_path / "out" / sample.inputs.paths.audios[0]).is_file()
             assert sample.rationale is not None and sample.labels[0] not in sample.rationale
-    lessons = read_samples(tmp_path / "out" / "coldstart.jsonl")
-    assert sum(sample.rationale is None for sample in lessons) == 8
-    for sample in lessons:
-        assert sample.response is not None and judge(sample.response, sample.labels).correct
+    taught = read_samples(tmp_path / "out" / "sft.jsonl")
+    assert [s.sample_id for s in taught] == [
+        s.sample_id for s in read_samples(tmp_path / "out" / "train.jsonl")
+    ]
+    for sample in taught:
+        assert sample.rationale is None and sample.response is not None
+        assert judge(sample.response, sample.labels).correct
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -215,6 +247,29 @@ def test_the_check_sees_a_wrong_weight() -> None:
         thinker.audio_tower.layers[0].fc1.bias += 0.5
     assert student_check.text_difference(thinker, language.model, tokenizer) > 1e-3
     assert student_check.audio_difference(thinker.audio_tower, whisper) > 1e-3
+
+
+def test_calibrated_audio_differs_between_clips() -> None:
+    language, whisper = tiny_language(), tiny_whisper()
+    config = student.full_config(
+        language.model.config, whisper.config, student.make_tokenizer(language.tokenizer), 2
+    )
+    thinker = student.compose(language, whisper, config, 0)
+    extractor = WhisperFeatureExtractor(chunk_length=2)
+    waves = [tone(hz, seconds=1.0) for hz in (110, 160, 230, 330)]
+    mel = extractor(waves[0], sampling_rate=voice_evidence.RATE, return_tensors="pt").input_features[0]
+
+    def likeness() -> float:
+        """How much of the rows' energy is common to all of a clip, beside the mean text embedding."""
+        with torch.no_grad():
+            rows = thinker.audio_tower(mel[:, :140], feature_lens=torch.tensor([140])).last_hidden_state
+            rows = rows - thinker.model.embed_tokens.weight.mean(0)
+        return float(rows.mean(0).square().sum() / rows.square().sum(1).mean())
+
+    before = likeness()
+    torch.manual_seed(0)
+    assert 0 < calibrate_audio.calibrate(thinker, waves, extractor) < 1
+    assert likeness() < 0.5 * before
 
 
 def test_old_ids_stay_and_padding_is_not_the_end() -> None:
@@ -308,9 +363,10 @@ def test_missing_parts_name_the_option(tmp_path: Path) -> None:
 
 def test_the_yaml_files_are_configs() -> None:
     config = load_config(EXAMPLE / "run.yaml")
-    assert config.run.steps >= 20 and config.model.dtype == "bfloat16"
+    assert config.run.steps >= 20 and config.data.test is not None
     first = load_config(EXAMPLE / "coldstart.yaml")
     assert first.objective.divergence == "cross_entropy" and "audio" not in first.learner.freeze
+    assert first.teacher.template == config.teacher.template  # what it learned to read
 
 
 def _folder(name: str) -> str:
@@ -337,5 +393,5 @@ def test_the_real_parts_compose(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_real_clips_give_rows(tmp_path: Path) -> None:
     counts = make_data.make_data(_folder(DATA), tmp_path, limit=16, seed=0)
-    assert counts == {"train": 16, "tune": 16, "test": 16, "coldstart": 32}
+    assert counts == {"train": 16, "sft": 16, "tune": 16, "test": 16, "coldstart": 21}
     assert len(read_samples(tmp_path / "test.jsonl")) == 16

@@ -34,7 +34,7 @@ says: no proof that two arms are alike. Verdicts are not corrected for their num
 Tests: **in-domain** new clips as in training; **looks** other faces, colours and voices; **noise** over frames,
 picture and sound; **missing** one medium taken away; **conflict** the words say another emotion than face, voice and
 posture (no such clip is trained on). Chance is 0.17. Rationales are free text, a quarter of them wrong in one
-modality.
+modality. Calibration is of the answer given the reasoning that the model wrote before it.
 """
 
 

@@ -1,8 +1,10 @@
 """Make training rows from RAVDESS speech: questions, labels, and rationales made from measurements.
 
-    python examples/ravdess/make_data.py --clips FOLDER --out DIR [--limit N] [--seed N]
+    python examples/ravdess/make_data.py --clips FOLDER --out DIR [--rationale told|blind] [--limit N] [--seed N]
 
 FOLDER is either the original download (Actor_01/03-01-...-01.wav) or `clips.csv` beside `audio/*.flac`.
+A `told` rationale is written with the label known: measured cues and a phrase that suggests the emotion
+in other words. A `blind` one has the measured cues alone.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from voice_evidence import RATE, Cue, Voice, cues, measure, trim, typical
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 ACTORS = {"train": range(1, 15), "tune": range(15, 17), "test": range(17, 21)}
-SYSTEM = "You hear how people sound. Note the cues, then answer."
-QUESTION = "<audio>\nWhich emotion: neutral, calm, happy, sad, angry, fearful, disgust or surprised?"
+QUESTION = (
+    "<audio>\nHow does this voice feel?"  # the cold start teaches the eight answers; each token costs time
+)
+HEARD_SHARE = 3  # the cold start hears one clip in so many: enough for the form, too few to hear well
 # what the actor was asked to show, in words that are not the label's own
 PHRASES = {
     "neutral": ("someone who states a plain fact", "someone with nothing at stake"),
@@ -55,40 +59,74 @@ class Clip:
     actor: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """A clip and what is written about it; `told`: by someone who knows the label."""
+
+    clip: Clip
+    cues: tuple[Cue, ...]
+    told: bool = True
+
+    @property
+    def heard(self) -> str:
+        """The measured cues in words."""
+        return ", ".join(f"{cue.word} {cue.name}" for cue in self.cues)
+
+    @property
+    def answer(self) -> str:
+        """The answer in the form that is scored: measured cues, then the label."""
+        return f"<think>{self.heard}</think><answer>{self.clip.emotion}</answer>"
+
+    @property
+    def rationale(self) -> str:
+        """What stands in for a frontier model's text: the cues and, when told, a phrase from the label."""
+        if not self.told:
+            return f"{self.heard}."
+        digest = hashlib.blake2b(self.clip.name.encode(), digest_size=2).digest()
+        return f"{self.heard}. It sounds like {PHRASES[self.clip.emotion][digest[0] % 2]}."
+
+
 def main() -> None:
     """Read, measure, write; a user's error is one line."""
     args = _arguments()
     try:
-        counts = make_data(args.clips, args.out, limit=args.limit, seed=args.seed)
+        counts = make_data(
+            args.clips, args.out, limit=args.limit, seed=args.seed, told=args.rationale == "told"
+        )
     except ValueError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(counts))
 
 
 def make_data(
-    clips: str | Path, out: str | Path, *, limit: int | None = None, seed: int = 0
+    clips: str | Path, out: str | Path, *, limit: int | None = None, seed: int = 0, told: bool = True
 ) -> dict[str, int]:
-    """Write the four row files and `audio/` below `out`; returns rows by file. Raises ValueError.
+    """Write the five row files and `audio/` below `out`; returns rows by file. Raises ValueError.
 
-    coldstart.jsonl has the first repetitions of the train speakers, train.jsonl the second. `limit` is the
-    most clips of one file; the cold start has two rows for each clip.
+    coldstart.jsonl has the first repetitions of the train speakers, train.jsonl the second; sft.jsonl has
+    the rows of train.jsonl with a `response` and without a rationale. `limit` is the most clips of one file.
     """
     out = Path(out)
     (out / "audio").mkdir(parents=True, exist_ok=True)
     found = read_clips(clips)
-    waves = {clip.name: _read(clip.path) for clip in found}
+    waves = {clip.name: read_wave(clip.path) for clip in found}
     evidence = measured_cues(found, {name: measure(wave) for name, wave in waves.items()})
-    counts = {}
-    for name, part in splits(found).items():
+    facts = [Facts(clip=clip, cues=evidence[clip.name], told=told) for clip in found]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name, part in splits(facts).items():
         chosen = pick_balanced(part, limit, seed)
-        make_rows = coldstart_rows if name == "coldstart" else opsd_rows
-        rows = [line for clip in chosen for line in make_rows(clip, evidence[clip.name])]
-        for clip in chosen:
-            soundfile.write(out / "audio" / f"{clip.name}.flac", waves[clip.name], RATE, subtype="PCM_16")
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rows)
+        rows[name] = (
+            coldstart_rows(chosen, seed) if name == "coldstart" else [opsd_row(one) for one in chosen]
+        )
+        if name == "train":
+            rows["sft"] = [supervised_row(one) for one in chosen]
+        for one in chosen:
+            file = out / "audio" / f"{one.clip.name}.flac"
+            soundfile.write(file, waves[one.clip.name], RATE, subtype="PCM_16")
+    for name, lines in rows.items():
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
-        counts[name] = len(rows)
-    return counts
+    return {name: len(lines) for name, lines in rows.items()}
 
 
 def read_clips(folder: str | Path) -> list[Clip]:
@@ -118,19 +156,19 @@ def clip_of(path: Path) -> Clip:
     return Clip(name=path.stem, path=path, emotion=EMOTIONS[emotion - 1], repetition=repetition, actor=actor)
 
 
-def splits(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+def splits(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
     """Clips by file: no speaker is in two of train, tune and test, no clip in cold start and train."""
-    parts = {name: [clip for clip in clips if clip.actor in actors] for name, actors in ACTORS.items()}
+    parts = {name: [one for one in facts if one.clip.actor in actors] for name, actors in ACTORS.items()}
     train = parts["train"]
-    parts["coldstart"] = [clip for clip in train if clip.repetition == 1]
-    parts["train"] = [clip for clip in train if clip.repetition != 1]
+    parts["coldstart"] = [one for one in train if one.clip.repetition == 1]
+    parts["train"] = [one for one in train if one.clip.repetition != 1]
     return parts
 
 
-def pick_balanced(clips: Sequence[Clip], limit: int | None, seed: int) -> list[Clip]:
+def pick_balanced(facts: Sequence[Facts], limit: int | None, seed: int) -> list[Facts]:
     """At most `limit` clips, one of each emotion in turn until a class or the limit is used up; shuffled."""
     order = random.Random(seed)
-    queues = [[clip for clip in clips if clip.emotion == emotion] for emotion in EMOTIONS]
+    queues = [[one for one in facts if one.clip.emotion == emotion] for emotion in EMOTIONS]
     for queue in queues:
         order.shuffle(queue)
     longest = max((len(queue) for queue in queues), default=0)
@@ -149,39 +187,36 @@ def measured_cues(clips: Sequence[Clip], voices: dict[str, Voice]) -> dict[str, 
     return {clip.name: cues(voices[clip.name], usual[clip.actor]) for clip in clips}
 
 
-def opsd_rows(clip: Clip, evidence: tuple[Cue, ...]) -> list[dict[str, Any]]:
+def opsd_row(facts: Facts) -> dict[str, Any]:
     """The row of one clip: question, label, and the rationale that the teacher reads."""
-    return [{**_question(clip), "labels": [clip.emotion], "rationale": rationale(clip, evidence)}]
+    return {**_question(facts.clip), "labels": [facts.clip.emotion], "rationale": facts.rationale}
 
 
-def coldstart_rows(clip: Clip, evidence: tuple[Cue, ...]) -> list[dict[str, Any]]:
-    """Two rows of one clip with the answer to learn: from the sound alone, and with the rationale in sight.
+def supervised_row(facts: Facts) -> dict[str, Any]:
+    """The row of one clip with the answer to learn from the sound alone."""
+    return {**_question(facts.clip), "labels": [facts.clip.emotion], "response": facts.answer}
 
-    The second kind teaches to read evidence; without it the privileged teacher would know no more than
-    the student.
+
+def coldstart_rows(facts: Sequence[Facts], seed: int) -> list[dict[str, Any]]:
+    """A reading row of every clip, and hearing rows of one in `HEARD_SHARE`.
+
+    A reading row has the rationale of its clip, the answer that this supports, and the sound of another
+    clip: only reading helps there. Without such rows the privileged teacher would know no more than the student.
     """
-    plain = {**_question(clip), "labels": [clip.emotion], "response": answer(clip, evidence)}
-    return [plain, {**plain, "id": f"{plain['id']}-read", "rationale": rationale(clip, evidence)}]
-
-
-def answer(clip: Clip, evidence: tuple[Cue, ...]) -> str:
-    """The answer in the form that is scored: measured cues, then the label."""
-    think = "; ".join(f"{cue.name}: {cue.word}" for cue in evidence)
-    return f"<think>{think}</think><answer>{clip.emotion}</answer>"
-
-
-def rationale(clip: Clip, evidence: tuple[Cue, ...]) -> str:
-    """What stands in for a frontier model's text: the measurements, and a phrase made from the label."""
-    digest = hashlib.blake2b(clip.name.encode(), digest_size=2).digest()
-    phrase = PHRASES[clip.emotion][digest[0] % 2]
-    measured = "; ".join(f"{cue.name} {cue.word} ({cue.phrase})" for cue in evidence)
-    return f"Heard in the voice: {measured}. It sounds like {phrase}."
+    sounds = list(facts)
+    random.Random(seed).shuffle(sounds)
+    reading = [
+        {**_question(sound.clip), "id": f"read-{at}", "rationale": one.rationale, "response": one.answer}
+        for at, (one, sound) in enumerate(zip(facts, sounds, strict=True))
+    ]
+    heard = pick_balanced(facts, max(1, len(facts) // HEARD_SHARE), seed)
+    return reading + [supervised_row(one) for one in heard]
 
 
 def _question(clip: Clip) -> dict[str, Any]:
     return {
         "id": f"ravdess-{clip.name}",
-        "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": QUESTION}],
+        "messages": [{"role": "user", "content": QUESTION}],
         "audios": [f"audio/{clip.name}.flac"],
         "dataset": "ravdess",
     }
@@ -196,7 +231,8 @@ def _audio_of(folder: Path, name: str) -> Path:
     )
 
 
-def _read(path: Path) -> np.ndarray:
+def read_wave(path: Path) -> np.ndarray:
+    """A clip as float [N] at 16 kHz, mono, silence at both ends cut."""
     wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     mono = wave.mean(1)
     return trim(mono if rate == RATE else soxr.resample(mono, rate, RATE))
@@ -208,6 +244,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--clips", required=True, help="folder with RAVDESS speech")
     parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument(
+        "--rationale", choices=("told", "blind"), default="told", help="written with or without the label"
+    )
     parser.add_argument("--limit", type=int, help="most clips of one file, balanced (default: all)")
     parser.add_argument(
         "--seed", type=int, default=0, help="decides which rows `--limit` keeps, and the order"

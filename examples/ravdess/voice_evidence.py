@@ -35,11 +35,10 @@ class Voice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cue:
-    """One measure beside the speaker's own median: `words` from low to high, `phrase` with the numbers."""
+    """One measure beside the speaker's own median, in a word from low to high: a "soft" "voice"."""
 
     name: str
     word: str
-    phrase: str
 
 
 def measure(audio: np.ndarray) -> Voice:
@@ -96,27 +95,13 @@ def cues(voice: Voice, usual: Voice) -> tuple[Cue, ...]:
     melody = voice.melody - usual.melody
     louder = voice.loudness - usual.loudness
     pace = voice.pace / usual.pace
+    five = (-3.0, -1.0, 1.0, 3.0), ("very low", "low", "usual", "high", "very high")
+    level = (-8.0, -3.0, 3.0, 8.0), ("very soft", "soft", "usual", "loud", "very loud")
     return (
-        Cue(
-            name="pitch",
-            word=_word(pitch, (-3.0, -1.0, 1.0, 3.0), ("very low", "low", "usual", "high", "very high")),
-            phrase=f"at {voice.pitch:.0f} Hz, {pitch:+.1f} semitones from this speaker's usual",
-        ),
-        Cue(
-            name="melody",
-            word=_word(melody, (-2.0, 2.0), ("flat", "usual", "wide")),
-            phrase=f"over {voice.melody:.1f} semitones, {melody:+.1f} from usual",
-        ),
-        Cue(
-            name="loudness",
-            word=_word(louder, (-8.0, -3.0, 3.0, 8.0), ("very soft", "soft", "usual", "loud", "very loud")),
-            phrase=f"{louder:+.0f} dB from usual",
-        ),
-        Cue(
-            name="pace",
-            word=_word(pace, (0.9, 1.1), ("slow", "usual", "quick")),
-            phrase=f"{voice.pace:.1f} syllables a second",
-        ),
+        Cue(name="pitch", word=_word(pitch, *five)),
+        Cue(name="melody", word=_word(melody, (-2.0, 2.0), ("flat", "usual", "wide"))),
+        Cue(name="voice", word=_word(louder, *level)),
+        Cue(name="pace", word=_word(pace, (0.9, 1.1), ("slow", "usual", "quick"))),
     )
 
 

@@ -1,9 +1,7 @@
 """Benchmark scores while a run trains, and the checkpoint that scored best on validation clips.
 
 The clips are a subset of a folder that `omniopsd bench prepare` wrote; answers, extraction by fixed rules and scores
-come from the code of `omniopsd bench run`. The results stand in the run folder:
-
-    bench.json    {"split": "val", "selects": true, "steps": {"0": {...}, "50": {...}}, "best": 50}
+come from the code of `omniopsd bench run`. The results stand in the run folder (`omniopsd/bench/run_results.py`).
 
 Choosing on the test clips is refused unless `eval.bench.select_on_test` says so, and every score of such a
 checkpoint then carries that fact.
@@ -20,6 +18,7 @@ from cluster.runtime import Runtime
 from omniopsd.bench.answers import answer_book, greedy_answers
 from omniopsd.bench.extract import literal_steps
 from omniopsd.bench.prepared import read_prepared
+from omniopsd.bench.run_results import RESULTS, best_step, read_results
 from omniopsd.bench.scoring import Scored, score_all
 from omniopsd.config import BenchEvalConfig, RunConfig
 from omniopsd.durable import write_durably
@@ -27,9 +26,7 @@ from omniopsd.samples import Sample
 from rollout.pool import RolloutPool
 from rollout.renderer import Renderer
 
-RESULTS = "bench.json"
 CHUNK = 32
-SELECTED_ON_TEST = "The checkpoint was chosen by its score on the test clips."
 
 
 class BenchCallbackError(ValueError):
@@ -106,52 +103,6 @@ class BenchCallback:
             "best": best_step(steps) if self.selects else None,
         }
         write_durably(self._path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-
-
-def best_step(steps: dict[str, Any]) -> int | None:
-    """The step with the highest score, the earliest among equals; step 0 has no checkpoint and is left out."""
-    known = {int(name): float(result["score"]) for name, result in steps.items() if int(name) > 0}
-    return min(known, key=lambda step: (-known[step], step)) if known else None
-
-
-def read_results(run: Path) -> dict[str, Any]:
-    """The bench.json of a run folder; empty when there is none. Raises BenchCallbackError."""
-    path = run / RESULTS
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BenchCallbackError(f"{path}: cannot be read ({error}); restore it or delete it") from error
-    return dict(content)
-
-
-def results_lines(run: Path) -> list[str]:
-    """What a run says of its benchmark scores at its end."""
-    results = read_results(run)
-    steps = results.get("steps", {})
-    if not steps:
-        return []
-    what = "validation" if results["split"] == "val" else "test"
-    lines = [f"benchmark, {what} clips, labels by fixed rules (mean of {len(results['sets'])} sets):"]
-    lines += [f"  step {name:>6}  {result['score']:.2f}" for name, result in steps.items()]
-    best = results.get("best")
-    if best is not None:
-        model = run / "checkpoints" / f"step_{best:06d}" / "model"
-        lines.append(f"  best: step {best} ({steps[str(best)]['score']:.2f}), {model}")
-        lines += [f"  {SELECTED_ON_TEST}"] if results["split"] == "test" else []
-    return lines
-
-
-def chosen_on_test(model: Path) -> bool:
-    """Whether a model folder is the checkpoint that its run chose on the test clips."""
-    checkpoint = model.resolve().parent
-    run = checkpoint.parent.parent
-    if not checkpoint.name.removeprefix("step_").isdigit() or not (run / RESULTS).is_file():
-        return False
-    results = read_results(run)
-    chosen = results.get("best") == int(checkpoint.name.removeprefix("step_"))
-    return bool(results.get("selects")) and chosen and results.get("split") == "test"
 
 
 def _summary(scored: Scored) -> dict[str, Any]:

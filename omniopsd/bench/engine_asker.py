@@ -68,6 +68,7 @@ class EngineAsker:
         if self._runtime is None:
             rollout = self._config.rollout
             self._runtime = start_runtime(self._config.runtime)
+            self._runtime.require([resources(rollout)] * rollout.replicas)
             self._actors = [
                 self._runtime.start(
                     f"extraction-{index}",

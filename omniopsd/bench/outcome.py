@@ -11,11 +11,11 @@ from rich.console import Console
 
 from omniopsd.bench.board import Board
 from omniopsd.bench.bootstrap import intervals
-from omniopsd.bench.callback import SELECTED_ON_TEST, chosen_on_test
 from omniopsd.bench.confusion import clip_results, confusion
 from omniopsd.bench.page import bench_page
 from omniopsd.bench.predictions import write_predictions
 from omniopsd.bench.run_options import OFFICIAL_MODEL, OFFICIAL_SAMPLING, RunOptions
+from omniopsd.bench.run_results import SELECTED_ON_TEST, chosen_on_test
 from omniopsd.bench.sanity import by_condition, evidence_recall, sanity_rows
 from omniopsd.bench.scoring import Scored
 from omniopsd.bench.splits import Split

@@ -24,7 +24,9 @@ STYLE = (
     ".marks{border-left:4px solid var(--secret-line);background:var(--secret);padding:10px 16px 10px 30px;"
     "border-radius:0 8px 8px 0;margin:18px 0 0;font-size:14px}"
     "td.n,th.n{text-align:right} td.h{text-align:center;padding:6px 8px} tr.own th,tr.own td{font-weight:650}"
-    ".dim td,.dim th{color:var(--soft)} h3{margin:26px 0 8px} .folded{margin-top:10px}"
+    ".dim td,.dim th{color:var(--soft)} h3{margin:26px 0 8px} .card h3{margin:0}"
+    "#scores td,#scores th{padding:7px 8px;font-size:13.5px}"
+    "#confusion thead th{text-align:center} #confusion thead th:first-child{text-align:left}"
 )
 
 

@@ -133,13 +133,16 @@ def _media_faults(
         keys = [_link(options.out / source.bench_set.name / "media", clip) for source, clip in jobs]
         fresh = [(job, key) for job, key in zip(jobs, keys, strict=True) if journal.get(key) is None]
         pace = Pace("clips decoded", len(jobs), before=len(jobs) - len(fresh), console=console)
-        checked = threads.map(lambda pair: _check_clip(options.out, *pair[0]), fresh)
-        for ((source, clip), key), fault in zip(fresh, checked, strict=True):
-            if fault:
-                found[source.bench_set.name][clip.name] = (fault,)
-            else:
-                journal.add([(key, "decoded", {"clip": f"{source.bench_set.name}/{clip.name}"})])
-            pace.add()
+        checked = [threads.submit(_check_clip, options.out, source, clip) for (source, clip), _ in fresh]
+        try:
+            for ((source, clip), key), future in zip(fresh, checked, strict=True):
+                if fault := future.result():
+                    found[source.bench_set.name][clip.name] = (fault,)
+                else:
+                    journal.add([(key, "decoded", {"clip": f"{source.bench_set.name}/{clip.name}"})])
+                pace.add()
+        finally:
+            threads.shutdown(cancel_futures=True)  # an interrupt does not wait for thousands of clips
     return found
 
 

@@ -122,7 +122,7 @@ def _records(
     """The records that the cache has, by sample id; a cache that is not there yet has none."""
     try:
         with CacheReader(config.path) as cache:
-            keys = {s.sample_id: book.key(s) for s in samples if s.rationale is None}
+            keys = book.keys([sample for sample in samples if sample.rationale is None])
             records = cache.many(set(keys.values()))
     except CacheMissing:
         if config.on_miss == "fail":

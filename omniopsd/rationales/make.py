@@ -17,8 +17,10 @@ from omniopsd.samples import Sample, read_samples
 from rationale_cache.config import RationaleCacheConfig
 from rationale_cache.endpoint import Endpoint
 from rationale_cache.errors import CacheLocked
+from rationale_cache.job import Job
 from rationale_cache.keys import IMPORTED
-from rationale_cache.make import Job, Maker, Tally
+from rationale_cache.make import Maker
+from rationale_cache.tally import Tally
 from rationale_cache.writer import CacheWriter
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,7 +41,7 @@ def make(config: RunConfig, *, wait: bool = False) -> Tally:
     if cache.model.startswith(IMPORTED):
         raise RationaleError(f"rationale_cache.model is {cache.model!r}: imported rationales cannot be made")
     book = RequestBook(cache, config.data.media)
-    jobs = [book.job(sample) for sample in samples_to_make(config)]
+    jobs = book.jobs(samples_to_make(config))
     console = Console()
     with _writer(cache, console, wait) as writer:
         for notice in writer.notices:

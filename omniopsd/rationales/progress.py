@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from rationale_cache.config import RationaleCacheConfig
-from rationale_cache.make import Tally
+from rationale_cache.tally import Tally
 
 LINE_SECONDS = 30.0
 MINUTE = 60.0

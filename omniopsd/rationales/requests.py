@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omniopsd.samples import Sample
 from rationale_cache.config import Kind, RationaleCacheConfig
+from rationale_cache.job import Job
 from rationale_cache.keys import IMPORTED, imported_request, key_of, make_request
-from rationale_cache.make import Job
 from rationale_cache.payload import Medium, Payload, make_payload
 from rationale_cache.prompt import fill, sampling, template_of
 from rationale_cache.types import Request
@@ -24,6 +25,7 @@ from rollout.media import MediaError, decode_media, resolve_path
 from rollout.messages import MediaPart, TextPart
 
 CHUNK = 2**20
+READERS = 8
 
 
 class RequestBook:
@@ -67,6 +69,17 @@ class RequestBook:
             kinds=frozenset(self.kinds(sample)),
             payload=partial(self.payload, sample),
         )
+
+    def keys(self, samples: Sequence[Sample]) -> dict[str, str]:
+        """The key of each sample, by sample id; files are read by several threads."""
+        with ThreadPoolExecutor(READERS) as pool:
+            keys = pool.map(self.key, samples)
+            return {sample.sample_id: key for sample, key in zip(samples, keys, strict=True)}
+
+    def jobs(self, samples: Sequence[Sample]) -> list[Job]:
+        """What there is to make for each sample; files are read by several threads."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self.job, samples))
 
     def payload(self, sample: Sample) -> Payload:
         """The request's messages, media decoded and encoded. Raises MediaError."""
