@@ -90,6 +90,7 @@ def child(arm: str, name: str, args: argparse.Namespace) -> dict[str, float]:
             f"{arm} {name}: exit code {done.returncode} (-9: out of memory, lower --rows)\n{done.stderr[-2000:]}"
         )
     numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{arm} {name}: {done.stdout.splitlines()[-1]}", file=sys.stderr, flush=True)
     return numbers
 
 
