@@ -1,7 +1,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip
-# A test uses one core; the tests of one file stay together, for they share what is dear to start.
+# A test uses one core; the tests of one file stay together, for they share what is dear to start. Files with slow
+# tests get a process each: vLLM, DeepSpeed and Ray leave groups and servers behind in theirs.
 JOBS ?= 2
 PARALLEL := -n $(JOBS) --dist loadfile
 # The first Python of a version that the lock is made for; a shim may exist and still not run.
@@ -19,7 +20,8 @@ demo: setup  ## data, starting model, training and the before/after table
 	$(BIN)/omniopsd demo
 
 test: setup  ## all tests
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
+	$(BIN)/python -m tests.slow_files --jobs $(JOBS)
 
 check: setup  ## format, lint, types, layers and the fast tests
 	$(BIN)/ruff format --check .

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from omniopsd.metrics import read
+from omniopsd.mini_omni import write_mini_omni
 from omniopsd.train import train
 from rollout.config import ModelConfig
 from rollout.evidence import MediaMismatch
 from rollout.features import FeatureExtractor
+from rollout.renderer import Renderer
 from rollout.thinker import load_thinker
 from teacher.config import TeacherConfig
 from teacher.scorer import Scorer
@@ -31,7 +33,14 @@ TOLERANCE = 1e-3
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return make_scene(tmp_path_factory.mktemp("scorers"), kinds=tuple(KINDS))
+    """A head without padding rows: vLLM scores over all rows of a head, transformers over the tokenizer's."""
+    folder = tmp_path_factory.mktemp("scorers")
+    letters = np.random.default_rng(0).integers(97, 123, 15000).astype(np.uint8).tobytes().decode()
+    words = " ".join(letters[at : at + 5] for at in range(0, len(letters), 5))
+    write_mini_omni(folder / "model", size="tiny", corpus=[words], vocabulary=384)
+    renderer = Renderer(folder / "model")
+    assert renderer.vocab_size == 384
+    return make_scene(folder, kinds=tuple(KINDS))
 
 
 @pytest.fixture(scope="module")
