@@ -17,18 +17,11 @@ from omniopsd.config_file import ConfigError
 from omniopsd.metrics import read
 from omniopsd.train import train
 from teacher.pool import TeacherPool
+from tests.distances import draw, logs
 from tests.run_scene import run_config
 
 N, V, D = 5, 11, 4
 KINDS = ("anchored", "reference_only", "wrong_rationale")
-
-
-def draw(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def logs(seed: int) -> torch.Tensor:
-    return draw(seed, N, V).log_softmax(-1)
 
 
 def naive(
@@ -48,19 +41,19 @@ def naive(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_target_is_that_of_its_formula(kind: str) -> None:
-    lp, lq, lo = logs(1), logs(2), logs(3)
+    lp, lq, lo = logs(1, N, V), logs(2, N, V), logs(3, N, V)
     contrast = ContrastConfig(kind=kind, lam=0.3, b=0.7, bound=2.0)  # type: ignore[arg-type]
     wanted = naive(kind, *(one.exp().numpy() for one in (lp, lq, lo)), 0.3, 0.7, 2.0)
     assert contrasted(contrast, lp, lq, lo).exp().numpy() == pytest.approx(wanted, abs=1e-12)
 
 
 def test_the_ends_of_the_anchor() -> None:
-    lq, lo = logs(2), logs(3)
+    lq, lo = logs(2, N, V), logs(3, N, V)
     assert torch.allclose(anchored(lq, lo, 1.0), lq) and torch.allclose(anchored(lq, lo, 0.0), lo)
 
 
 def test_evidence_that_adds_nothing_leaves_the_student_where_it_is() -> None:
-    lp, lq = logs(1), logs(2)
+    lp, lq = logs(1, N, V), logs(2, N, V)
     assert torch.allclose(corrected(lp, lq, lq, 1.0, 10.0), lp)
 
 

@@ -16,6 +16,7 @@ from learner.losses import cross_entropy, token_divergence
 from learner.objective_config import ObjectiveConfig
 from learner.supports import bucketed
 from learner.teacher_targets import ObjectiveError, TeacherTargets, log_softmax
+from tests.distances import draw, finite_differences, slope_of
 
 N, V, D = 5, 11, 4
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -36,27 +37,6 @@ def naive(name: str, p: list[float], q: list[float]) -> float:
     beta = {"jsd": 0.5, "jsd .1": 0.1, "jsd .8": 0.8}[name]
     m = [(1 - beta) * a + beta * b for a, b in zip(p, q, strict=True)]
     return beta * naive("forward_kl", m, q) + (1 - beta) * naive("forward_kl", m, p)
-
-
-def draw(seed: int, *shape: int, scale: float = 2.0) -> Tensor:
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def slope_of(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    leaf = logits.clone().requires_grad_()
-    loss(leaf).sum().backward()
-    assert leaf.grad is not None
-    return leaf.grad
-
-
-def finite_differences(loss: Callable[[Tensor], Tensor], logits: Tensor, step: float = 1e-5) -> Tensor:
-    slope = torch.zeros_like(logits)
-    for at in range(logits.numel()):
-        nudge = torch.zeros_like(logits).flatten()
-        nudge[at] = step
-        nudge = nudge.view_as(logits)
-        slope.view(-1)[at] = (loss(logits + nudge).sum() - loss(logits - nudge).sum()) / (2 * step)
-    return slope
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)

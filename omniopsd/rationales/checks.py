@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from omniopsd.config import RunConfig
+from omniopsd.objective_checks import Finding
 from rationale_cache.config import EndpointConfig, RationaleCacheConfig
 from rationale_cache.keys import IMPORTED
 from rationale_cache.prompt import template_fault
-
-Finding = tuple[str, str]
 
 SECTION = "rationale_cache"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
