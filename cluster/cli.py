@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.output_guard import guard_output
+
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 ROLES = ("rollout", "teacher", "learner", "driver")
 PROVIDERS = ("local", "ssh", "aws", "gcp", "azure", "kuberay", "slurm")
@@ -20,6 +22,7 @@ PROVIDERS = ("local", "ssh", "aws", "gcp", "azure", "kuberay", "slurm")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code."""
+    guard_output()
     options = parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int | None] = options.run
     try:
