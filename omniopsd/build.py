@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.placement import Role, placement
+from cluster.placement import ROLLOUT_LEARNER, Role, placement
 from cluster.runtime import Resources, Runtime
 from learner.group import LearnerGroup
 from learner.group import resources as learner_resources
@@ -45,13 +45,20 @@ def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
         top_k=config.objective.top_k,
         temperature=config.objective.temperature,
     )
+    shares = config.runtime.colocate == ROLLOUT_LEARNER
+    learner = _learner(config, runtime) if shares else None
+    devices = learner.devices(config.rollout.tensor_parallel_size) if learner else ()
     return Parts(
-        rollout=RolloutPool(runtime, config.model, config.rollout, config.weights),
+        rollout=RolloutPool(runtime, config.model, config.rollout, config.weights, devices=devices),
         teacher=TeacherPool(runtime, config.model, config.teacher, spec) if has_pool(config) else None,
-        learner=LearnerGroup(
-            runtime, config.model, config.learner, config.objective, config.teacher, config.weights
-        ),
+        learner=learner or _learner(config, runtime),
         transport=config.weights.transport,
+    )
+
+
+def _learner(config: RunConfig, runtime: Runtime) -> LearnerGroup:
+    return LearnerGroup(
+        runtime, config.model, config.learner, config.objective, config.teacher, config.weights
     )
 
 

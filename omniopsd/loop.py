@@ -7,6 +7,7 @@
   4  plan from lengths alone                              (scores stay remote: refs)
   5  ------------ plan + groups + score refs ----------------------------> train
   6  <------------------------------------------------------------------ StepResult
+     (engines on the learner's GPUs sleep from 5 on; the push of 7 wakes them)
   7  publish v+1: learner ==> engines and teachers, all confirm or the step fails; probe
   8  metrics; rollouts kept; checkpoint at its interval
 
@@ -25,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.placement import ROLLOUT_LEARNER
 from cluster.runtime import Ref, Runtime
 from learner.group import LearnerGroup, StepResult
 from learner.group_input import GroupInput
@@ -155,6 +157,8 @@ class TrainLoop:
         with timer.stage("telemetry"):
             inspection = self._inspect(claimed, groups)
         with timer.stage("learner"):
+            if self.config.runtime.colocate == ROLLOUT_LEARNER:
+                self.rollout.sleep()
             result = self._train(claimed, groups, scores, signals)
         with timer.stage("push"):
             if self.teacher is not None and self.refresh.watches:
@@ -361,6 +365,8 @@ class TrainLoop:
         if update is None or self.config.weights.transport == "nccl":
             self.learner.broadcast()
         else:
+            if self.config.runtime.colocate == ROLLOUT_LEARNER:
+                self.learner.release_memory()
             self.rollout.push(update)
 
     def _compare(self, step: int) -> float | None:
