@@ -7,6 +7,12 @@
 Ray never splits a bundle, so a tensor-parallel group never straddles nodes. With `teacher-learner` bundle n
 holds rank n and teacher n, and one GPU serves both. With `rollout-learner` bundle n holds engine n and as many
 ranks as it has GPUs; the ranks reserve them, and the engine is told which they are.
+
+An engine that may straddle nodes has a group of its own, with a bundle for each GPU:
+
+    rollout-0 PACK     [engine 0's own process, GPU] [GPU] ...
+
+Its process reserves no GPU: vLLM's Ray executor starts a worker in every bundle and reserves the GPU for that.
 """
 
 from __future__ import annotations
@@ -28,6 +34,8 @@ class Role:
     name: str
     actors: tuple[str, ...]
     resources: Resources
+    straddles: bool = False
+    """Whether one actor's GPUs may lie on several nodes; it then starts workers of its own on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +75,7 @@ def placement(roles: Sequence[Role], colocate: str = NONE) -> list[Group]:
     rest = sorted(
         by_name.values(), key=lambda role: order.index(role.name) if role.name in order else len(order)
     )
-    return [*pairs, *(_group(role) for role in rest)]
+    return [*pairs, *(group for role in rest for group in _groups(role))]
 
 
 def require_fit(groups: Sequence[Group], nodes: Sequence[Mapping[str, float]]) -> None:
@@ -97,10 +105,18 @@ def slots(groups: Sequence[Group]) -> Iterator[tuple[str, int, int, Resources]]:
                 yield actor, at, index, share
 
 
-def _group(role: Role) -> Group:
+def _groups(role: Role) -> list[Group]:
     own = role.resources
+    if role.straddles:
+        return [_straddling(actor, own) for actor in role.actors]
     bundles = tuple(Bundle(cpus=own.cpus, gpus=own.gpus, shares={actor: own}) for actor in role.actors)
-    return Group(name=role.name, strategy="PACK" if role.name == "learner" else "SPREAD", bundles=bundles)
+    return [Group(name=role.name, strategy="PACK" if role.name == "learner" else "SPREAD", bundles=bundles)]
+
+
+def _straddling(actor: str, own: Resources) -> Group:
+    first = Bundle(cpus=own.cpus, gpus=1, shares={actor: replace(own, gpus=0.0)})
+    others = [Bundle(cpus=0, gpus=1, shares={}) for _ in range(int(own.gpus) - 1)]
+    return Group(name=actor, strategy="PACK", bundles=(first, *others))
 
 
 def _paired(learner: Role, teacher: Role) -> Group:

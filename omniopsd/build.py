@@ -70,7 +70,12 @@ def has_pool(config: RunConfig) -> bool:
 def roles(config: RunConfig) -> list[Role]:
     """The actors of a run and what each reserves."""
     return [
-        _role("rollout", config.rollout.replicas, rollout_resources(config.rollout)),
+        _role(
+            "rollout",
+            config.rollout.replicas,
+            rollout_resources(config.rollout),
+            straddles=config.rollout.straddle_nodes,
+        ),
         _role("teacher", config.teacher.replicas * has_pool(config), teacher_resources(config.teacher)),
         _role("learner", config.learner.ranks, learner_resources(config.learner)),
     ]
@@ -86,5 +91,6 @@ def identity_files(model: str) -> dict[str, str]:
     return {what: str(Path(model) / name) for what, name in names.items()}
 
 
-def _role(name: str, count: int, resources: Resources) -> Role:
-    return Role(name=name, actors=tuple(f"{name}-{index}" for index in range(count)), resources=resources)
+def _role(name: str, count: int, resources: Resources, *, straddles: bool = False) -> Role:
+    actors = tuple(f"{name}-{index}" for index in range(count))
+    return Role(name=name, actors=actors, resources=resources, straddles=straddles)

@@ -30,6 +30,8 @@ def machine_conflicts(config: RunConfig) -> Iterator[Finding]:
         )
     if rollout.engine == "transformers" and rollout.gpus > 1:
         yield "rollout.gpus", f"{rollout.gpus:g}: the transformers engine runs on one GPU; write 1"
+    if rollout.straddle_nodes:
+        yield from _straddling(config)
     if runtime.kind == "inline":
         yield from _inline(config)
         return
@@ -66,6 +68,21 @@ def _teacher_learner(config: RunConfig) -> Iterator[Finding]:
             "runtime.colocate",
             f"teacher-learner shares GPUs, but learner.gpus is {learner.gpus} and teacher.gpus is {teacher.gpus:g}; "
             "write learner.gpus: 1 and a share like teacher.gpus: 0.3",
+        )
+
+
+def _straddling(config: RunConfig) -> Iterator[Finding]:
+    if config.rollout.engine != "vllm" or config.rollout.tensor_parallel_size == 1:
+        yield (
+            "rollout.straddle_nodes",
+            "only a vLLM engine with tensor_parallel_size above 1 has GPUs to spread over nodes; leave it out",
+        )
+    if config.runtime.kind == "inline":
+        yield "rollout.straddle_nodes", "runtime.kind: inline is one process; leave it out"
+    if config.runtime.colocate == ROLLOUT_LEARNER:
+        yield (
+            "rollout.straddle_nodes",
+            "with runtime.colocate: rollout-learner an engine and its ranks lie on one node; leave one of them out",
         )
 
 

@@ -326,6 +326,7 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, transport: str) -> di
         "dtype": model.dtype,
         "max_model_len": model.max_context,
         "tensor_parallel_size": rollout.tensor_parallel_size,
+        "distributed_executor_backend": _executor(rollout),
         "gpu_memory_utilization": rollout.memory_fraction,
         "kv_cache_memory_bytes": int(rollout.kv_cache_gib * 2**30) if cpu else None,
         "enforce_eager": rollout.enforce_eager,
@@ -342,6 +343,14 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, transport: str) -> di
         "worker_extension_cls": f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
         "seed": 0,
     }
+
+
+def _executor(rollout: RolloutConfig) -> str | None:
+    """How vLLM starts the workers of several GPUs. Left alone it takes Ray inside a placement group, and then
+    refuses a bundle with more than one GPU (0.32)."""
+    if rollout.tensor_parallel_size == 1:
+        return None
+    return "ray" if rollout.straddle_nodes else "mp"
 
 
 def _scored(rows: Sequence[Any], response: np.ndarray, top_k: int) -> ScoredRows:

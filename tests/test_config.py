@@ -296,6 +296,7 @@ def test_every_preset_loads(load, path):
 
 # --- contradictions ----------------------------------------------------------------------------
 
+STRADDLE = ["rollout.straddle_nodes=true", "rollout.tensor_parallel_size=2", "rollout.gpus=2"]
 SHARED = ["runtime.colocate=rollout-learner", "rollout.gpus=1", "learner.gpus=1"]
 REFUSED = [
     (["objective.divergence=sampled"], "objective.support", "sampled token alone"),
@@ -489,6 +490,13 @@ REFUSED = [
     ([*SHARED, "rollout.max_policy_lag=1"], "rollout.max_policy_lag", "the engines sleep then"),
     ([*SHARED, "weights.transport=nccl"], "weights.transport", "two members on one GPU"),
     ([*SHARED, "objective.divergence=cross_entropy"], "runtime.colocate", "samples nothing"),
+    (["rollout.straddle_nodes=true"], "rollout.straddle_nodes", "tensor_parallel_size above 1"),
+    ([*STRADDLE, "runtime.kind=inline"], "rollout.straddle_nodes", "is one process"),
+    (
+        [*STRADDLE, "runtime.colocate=rollout-learner", "learner.ranks=2", "learner.gpus=1"],
+        "rollout.straddle_nodes",
+        "lie on one node",
+    ),
     (["runtime.address=somewhere"], "runtime.address", "write local, auto, or host:port"),
     (["runtime.cpus=2"], "runtime.cpus", "the roles ask for 3"),
     (["data.test=./train.jsonl"], "data.test", "the same file"),
