@@ -16,7 +16,7 @@ from typing import Any
 from cluster.output_guard import guard_output
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
-ROLES = ("rollout", "teacher", "learner", "driver")
+ROLES = ("rollout", "teacher", "learner", "decoder", "driver")
 PROVIDERS = ("local", "ssh", "aws", "gcp", "azure", "kuberay", "slurm")
 
 

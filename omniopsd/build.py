@@ -11,6 +11,8 @@ from learner.group import LearnerGroup
 from learner.group import resources as learner_resources
 from omniopsd.config import RunConfig
 from rollout.config import Transport
+from rollout.decoders import DecoderPool
+from rollout.decoders import resources as decoder_resources
 from rollout.pool import RolloutPool
 from rollout.pool import resources as rollout_resources
 from teacher.pool import ScoreSpec, TeacherPool
@@ -24,6 +26,7 @@ class Parts:
     rollout: RolloutPool
     teacher: TeacherPool | None
     learner: LearnerGroup
+    decoders: DecoderPool | None
     transport: Transport
 
     def wait_ready(self) -> None:
@@ -52,6 +55,7 @@ def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
         rollout=RolloutPool(runtime, config.model, config.rollout, config.weights, devices=devices),
         teacher=TeacherPool(runtime, config.model, config.teacher, spec) if has_pool(config) else None,
         learner=learner or _learner(config, runtime),
+        decoders=DecoderPool(runtime, config.data.media) if config.data.media.decoders else None,
         transport=config.weights.transport,
     )
 
@@ -78,6 +82,7 @@ def roles(config: RunConfig) -> list[Role]:
         ),
         _role("teacher", config.teacher.replicas * has_pool(config), teacher_resources(config.teacher)),
         _role("learner", config.learner.ranks, learner_resources(config.learner)),
+        _role("decoder", config.data.media.decoders, decoder_resources()),
     ]
 
 

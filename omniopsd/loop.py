@@ -191,10 +191,13 @@ class TrainLoop:
         first = self._claimed[-1].step + 1 if self._claimed else step
         for number in range(first, ahead + 1):
             self._claimed.append(self._claim(number))
+        if ahead < last:
+            self.book.decode_ahead(self._samples(ahead + 1).values())
         return self._claimed.popleft()
 
     def _claim(self, step: int) -> Claimed:
-        samples = {s.sample_id: s for s in (self.book.samples[at] for at in self.order.claim(step))}
+        samples = self._samples(step)
+        self.book.decode_ahead(samples.values())
         prompts = {sample_id: self.book.prompt(sample) for sample_id, sample in samples.items()}
         refs = {sample_id: self.runtime.put(prompt) for sample_id, prompt in prompts.items()}
         supervised = self.config.objective.divergence == "cross_entropy"
@@ -204,6 +207,9 @@ class TrainLoop:
         return Claimed(
             step=step, samples=samples, prompts=prompts, refs=refs, calls=tuple(calls), contexts=contexts
         )
+
+    def _samples(self, step: int) -> dict[str, Sample]:
+        return {s.sample_id: s for s in (self.book.samples[at] for at in self.order.claim(step))}
 
     def _spec(self) -> SamplingSpec:
         rollout = self.config.rollout

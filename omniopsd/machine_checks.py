@@ -41,7 +41,7 @@ def machine_conflicts(config: RunConfig) -> Iterator[Finding]:
         yield from _rollout_learner(config)
     if not re.fullmatch(r"local|auto|[^\s:/]+:\d+", runtime.address):
         yield "runtime.address", f'found "{runtime.address}"; write local, auto, or host:port'
-    asked = sum(role.cpus * count for role, count in _roles(config))
+    asked = sum(role.cpus * count for role, count in _roles(config)) + config.data.media.decoders
     if runtime.address == "local" and runtime.cpus is not None and asked > runtime.cpus:
         yield (
             "runtime.cpus",

@@ -101,6 +101,8 @@ class Run:
             self.progress.stage("starting engines, teachers and learner")
             parts = make_parts(self.config, self.runtime)
             parts.wait_ready()
+            if parts.decoders is not None:
+                self.book.decode_with(parts.decoders)
             loop = TrainLoop(
                 self.config,
                 runtime=self.runtime,

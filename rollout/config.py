@@ -38,6 +38,9 @@ class MediaConfig(BaseModel):
     """Largest decoded image or frame, width x height; a larger one is refused before it is decoded."""
     cache_bytes: int = Field(default=1_000_000_000, ge=0)
     """Decoded media that the driver keeps in memory between epochs."""
+    decoders: int = Field(default=0, ge=0)
+    """Actors of one CPU each, spread over the nodes, that decode the next step's media while engines sample; 0: the
+    driver decodes. The arrays are the same."""
 
 
 class RolloutConfig(BaseModel):
