@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster.runtime import RuntimeFault
 from omniopsd.bench.commands import add_commands as add_bench_commands
+from omniopsd.planning.commands import add_commands as add_plan_commands
 from omniopsd.rationales.commands import add_commands as add_rationale_commands
 from omniopsd.stop import STOPPED, Stopped
 
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     add_bench_commands(commands)
     add_rationale_commands(commands)
+    add_plan_commands(commands)
     return top
 
 
