@@ -13,6 +13,7 @@ import random
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import count
 from statistics import mean, quantiles
 from typing import Any
@@ -132,20 +133,29 @@ class World:
     def _collect(
         self, pending: list[simpy.Process], scores: list[simpy.Process], turn: Iterator[int]
     ) -> Process:
-        """Ask for scores as each call ends."""
-        done: simpy.Store = simpy.Store(self.env)
+        """Ask for scores as the driver finds calls done, the first asked for first."""
+        ready: list[int] = []
+        wake = [self.env.event()]
+
+        def ended(event: Any) -> None:
+            heappush(ready, event.value)
+            if not wake[0].triggered:
+                wake[0].succeed()
+
         for call in pending:
             if call.callbacks is None:  # has ended before the driver looked
-                done.put(call.value)
+                heappush(ready, call.value)
             else:
-                call.callbacks.append(lambda event: done.put(event.value))
+                call.callbacks.append(ended)
         for _ in pending:
-            call_number = yield done.get()
-            if not self.teachers:
-                continue
-            for _ in range(self.durations.passes):
+            if not ready:
+                wake[0] = self.env.event()
+                yield wake[0]
+                yield self.env.timeout(0)  # whatever else ends at this very time
+            number = heappop(ready)
+            for _ in range(self.durations.passes if self.teachers else 0):
                 teacher = self.teachers[next(turn) % len(self.teachers)]
-                scores.append(teacher.ask(self.durations.score[call_number]))
+                scores.append(teacher.ask(self.durations.score[number]))
 
     def _push(self) -> Process:
         durations = self.durations

@@ -16,6 +16,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import count
 
 EPSILON = 1e-12
@@ -79,20 +80,28 @@ class Flow:
         return task
 
     def in_order(self, tasks: Sequence[Task]) -> Iterator[Task]:
-        """The tasks as they end; time stands at the end of each as it is given."""
+        """The tasks as the driver finds them done, the first asked for first; time stands where it found them."""
+        waiting = dict(enumerate(tasks))
         if math.isinf(self.cores):
-            for task in sorted(tasks, key=lambda task: task.end or 0.0):
-                self.now = max(self.now, task.end or 0.0)
-                yield task
+            yield from self._known(waiting)
             return
-        waiting = list(tasks)
         while waiting:
-            done = next((task for task in waiting if task.end is not None), None)
-            if done is None:
+            at = next((at for at, task in waiting.items() if task.end is not None), None)
+            if at is None:
                 self._advance()
-                continue
-            waiting.remove(done)
-            yield done
+            else:
+                yield waiting.pop(at)
+
+    def _known(self, tasks: dict[int, Task]) -> Iterator[Task]:
+        """As `in_order`, where every end is known."""
+        ends = deque(sorted((task.end or 0.0, at) for at, task in tasks.items()))
+        ready: list[int] = []
+        for _ in range(len(ends)):
+            if not ready:
+                self.now = max(self.now, ends[0][0])
+            while ends and ends[0][0] <= self.now:
+                heappush(ready, ends.popleft()[1])
+            yield tasks[heappop(ready)]
 
     def wait(self, tasks: Sequence[Task]) -> None:
         """Go on until all of them are done."""
