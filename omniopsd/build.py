@@ -14,7 +14,7 @@ from rollout.config import Transport
 from rollout.pool import RolloutPool
 from rollout.pool import resources as rollout_resources
 from teacher.pool import ScoreSpec, TeacherPool
-from teacher.pool import resources as teacher_resources
+from teacher.pool import role as teacher_role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def roles(config: RunConfig) -> list[Role]:
     """The actors of a run and what each reserves."""
     return [
         _role("rollout", config.rollout.replicas, rollout_resources(config.rollout)),
-        _role("teacher", config.teacher.replicas * has_pool(config), teacher_resources(config.teacher)),
+        teacher_role(config.teacher, config.teacher.replicas * has_pool(config)),
         _role("learner", config.learner.ranks, learner_resources(config.learner)),
     ]
 
