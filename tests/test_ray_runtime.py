@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cluster import ray_runtime
 from cluster.config import RuntimeConfig
-from cluster.runtime import NotEnoughResources, Resources, RuntimeFault, start_runtime
+from cluster.runtime import Actor, NotEnoughResources, Resources, Runtime, RuntimeFault, start_runtime
 from omniopsd.metrics import read
 from omniopsd.train import train
 from rollout.thinker import ModelFolderError, read_weights, save_thinker
+from rollout.types import RecordError
 from tests.run_scene import run_config
 from tests.test_runtime import Counter
 
@@ -56,3 +62,71 @@ def test_what_a_start_raises_arrives_with_its_own_type(tmp_path: Path) -> None:
     save_thinker(weights, tmp_path / "model", tmp_path / "model")
     with pytest.raises(ModelFolderError, match=r"do not fit its config.json: missing \['"):
         train(config)
+
+
+class Rank:
+    """One of several that make every call together."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def number(self, add: int) -> int:
+        return self.rank + add
+
+    def fail(self, *, on: tuple[int, ...], wait: float = 0.0) -> int:
+        if self.rank in on:
+            raise RecordError(f"on {self.rank}")
+        time.sleep(wait)
+        return self.rank
+
+    def die(self, *, on: int) -> None:
+        if self.rank == on:
+            os._exit(1)
+        raise ConnectionError("lost a peer")
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Runtime]:
+    runtime = start_runtime(RuntimeConfig(kind="ray", cpus=4))
+    yield runtime
+    runtime.shutdown()
+
+
+def ranks(runtime: Runtime) -> Actor[Rank]:
+    started = [runtime.start(f"rank-{rank}", Resources(cpus=0.5), Rank, rank) for rank in range(2)]
+    return runtime.together("ranks", started)
+
+
+def test_ranks_answer_as_one(ray: Runtime) -> None:
+    actor = ranks(ray)
+    ref = pickle.loads(pickle.dumps(actor.call(Rank.number, 5)))
+    assert ref.get(60.0) == 5
+    with pytest.raises(RuntimeFault, match=r"rank-0\.fail, rank-1\.fail: no answer within"):
+        actor.call(Rank.fail, on=(), wait=3.0).get(0.5)
+
+
+def test_what_all_ranks_raise_is_the_calls_own_error_and_they_refuse_the_next_call(ray: Runtime) -> None:
+    actor = ranks(ray)
+    with pytest.raises(RecordError, match="on 0"):
+        actor.call(Rank.fail, on=(0, 1)).get(60.0)
+    with pytest.raises(RecordError, match="on 0"):
+        actor.call(Rank.number, 5).get(60.0)
+
+
+def test_what_one_rank_raises_is_soon_said_with_its_name(
+    ray: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_runtime, "LAST_WORD_SECONDS", 0.5)
+    with pytest.raises(
+        RuntimeFault, match=r"^rank-1\.fail: RecordError: on 1; rank-0\.fail: no answer since$"
+    ):
+        ranks(ray).call(Rank.fail, on=(1,), wait=20.0).get(60.0)
+    with pytest.raises(RuntimeFault, match=r"^rank-1\.fail: RecordError: on 1$"):
+        ranks(ray).call(Rank.fail, on=(1,)).get(60.0)
+
+
+def test_a_dead_rank_is_said_before_what_the_others_noticed(ray: Runtime) -> None:
+    with pytest.raises(
+        RuntimeFault, match=r"(?s)^rank-1\.die: the actor died: .*; rank-0\.die: ConnectionError: lost"
+    ):
+        ranks(ray).call(Rank.die, on=1).get(60.0)

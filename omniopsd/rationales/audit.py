@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from cluster.placement import placement
 from cluster.runtime import Runtime, start_runtime
+from omniopsd.build import roles
 from omniopsd.check import require_sound
 from omniopsd.config import RunConfig
 from omniopsd.durable import write_durably
@@ -27,11 +29,9 @@ from omniopsd.rationales.audit_report import audit_page, audit_table, no_gain, w
 from omniopsd.samples import Sample
 from rollout.evidence import require_same_media
 from rollout.pool import RolloutPool
-from rollout.pool import resources as rollout_resources
 from rollout.renderer import Renderer
 from rollout.types import RolloutGroup, SamplingSpec
 from teacher.pool import ScoreSpec, TeacherPool
-from teacher.pool import resources as teacher_resources
 from teacher.types import Privilege, ScoreRequest
 
 SAMPLES_PER_ROUND = 64
@@ -102,10 +102,7 @@ class Audit:
     ) -> None:
         self._config, self._samples, self._runtime, self._console = config, samples, runtime, console
         self._books = {mode: self._book(mode, renderer) for mode in MODES}
-        runtime.require(
-            [rollout_resources(config.rollout)] * config.rollout.replicas
-            + [teacher_resources(config.teacher)] * config.teacher.replicas
-        )
+        runtime.reserve(placement([one for one in roles(config) if one.name != "learner"]))
         spec = ScoreSpec(support="sampled", top_k=1, temperature=1.0)
         self._rollout = RolloutPool(runtime, config.model, config.rollout, config.weights)
         self._teacher = TeacherPool(runtime, config.model, config.teacher, spec)
