@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -15,6 +15,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from cluster.knock import require_entry
+from cluster.output_guard import guard_output, secret_variables, without_secrets
 from cluster.placement import Group, require_fit, slots
 from cluster.runtime import (
     LAST_WORD_SECONDS,
@@ -63,6 +64,8 @@ class Driver:
     folder: str
     files: Mapping[str, str]
     versions: Versions | None
+    secrets: tuple[str, ...] = field(default_factory=secret_variables)
+    """Variables whose values the actor hides; names only."""
 
 
 def _join(driver: Driver, where: str) -> None:
@@ -98,18 +101,25 @@ class _Host:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
+        guard_output(driver.secrets)
         self.instance: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         try:
             _join(driver, name)
             self.instance = cls(*args, **kwargs)
         except Exception as error:
-            self.error = error
+            self.error = without_secrets(error)
 
     def run(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.error is not None:
             raise self.error
-        return method(self.instance, *args, **kwargs)
+        try:
+            return method(self.instance, *args, **kwargs)
+        except Exception as error:
+            # Ray writes it to its logs and records, and so may whoever asked
+            if (clean := without_secrets(error)) is not error:
+                raise clean from None
+            raise
 
     def run_rank(
         self,

@@ -87,6 +87,22 @@ class LearnerGroup:
             host = "127.0.0.1"
         self._all(lambda actor: actor.call(LearnerWorker.setup, host, port))
 
+    def devices(self, ranks_per_engine: int) -> list[str]:
+        """For each rollout engine that shares GPUs, those of its ranks in order ("0,1").
+
+        Raises LearnerFault unless every rank has one GPU of its own within its engine's.
+        """
+        own = self._all(lambda actor: actor.call(LearnerWorker.devices))
+        shared = [own[at : at + ranks_per_engine] for at in range(0, len(own), ranks_per_engine)]
+        for gpus in shared:
+            if len(set(gpus)) < ranks_per_engine or not all(gpu and "," not in gpu for gpu in gpus):
+                raise LearnerFault(f"the ranks see the GPUs {own}; to share them each needs one of its own")
+        return [",".join(gpus) for gpus in shared]
+
+    def release_memory(self) -> None:
+        """Every rank gives cached GPU memory back."""
+        self._all(lambda actor: actor.call(LearnerWorker.release_memory))
+
     def step(self, plan: StepPlan, groups: Mapping[int, GroupInput]) -> StepResult:
         """Train one step: each rank gets the groups of its own cells. Raises what a rank raised."""
         own = [{at: groups[at] for cell in cells for at in cell} for cells in plan.cells]

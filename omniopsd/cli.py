@@ -13,8 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.output_guard import guard_output
 from cluster.runtime import RuntimeFault
 from omniopsd.bench.commands import add_commands as add_bench_commands
+from omniopsd.planning.commands import add_commands as add_plan_commands
 from omniopsd.rationales.commands import add_commands as add_rationale_commands
 from omniopsd.stop import STOPPED, Stopped
 
@@ -25,6 +27,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "VLLM_LOGGING_L
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code."""
+    guard_output()
     return execute(parser().parse_args(arguments))
 
 
@@ -65,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     add_bench_commands(commands)
     add_rationale_commands(commands)
+    add_plan_commands(commands)
     return top
 
 

@@ -9,7 +9,6 @@ from itertools import count
 
 import numpy as np
 
-from cluster.placement import Role
 from cluster.runtime import Actor, Ref, Resources, Runtime, fetch
 from rollout.config import ModelConfig
 from rollout.pool import VLLM_ENVIRONMENT
@@ -94,12 +93,6 @@ def resources(teacher: TeacherConfig) -> Resources:
     elif teacher.ranks > 1 and not gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""  # the library would take a GPU that it sees
     return Resources(cpus=cpus, gpus=gpus, env=env)
-
-
-def role(teacher: TeacherConfig, count: int) -> Role:
-    """All actors of `count` teachers."""
-    actors = tuple(name for index in range(count) for name in actor_names(index, teacher))
-    return Role(name="teacher", actors=actors, resources=resources(teacher), ranks=teacher.ranks)
 
 
 def _start(

@@ -296,6 +296,8 @@ def test_every_preset_loads(load, path):
 
 # --- contradictions ----------------------------------------------------------------------------
 
+STRADDLE = ["rollout.straddle_nodes=true", "rollout.tensor_parallel_size=2", "rollout.gpus=2"]
+SHARED = ["runtime.colocate=rollout-learner", "rollout.gpus=1", "learner.gpus=1"]
 REFUSED = [
     (["objective.divergence=sampled"], "objective.support", "sampled token alone"),
     (["objective.support=sampled"], "objective.divergence", "needs more than the sampled token"),
@@ -486,6 +488,19 @@ REFUSED = [
     (["runtime.kind=inline", "runtime.colocate=teacher-learner"], "runtime.colocate", "no effect"),
     (["runtime.colocate=teacher-learner"], "runtime.colocate", "shares GPUs, but learner.gpus is 0"),
     (["runtime.colocate=teacher-learner", "teacher.replicas=2"], "runtime.colocate", "pairs each teacher"),
+    (["runtime.colocate=rollout-learner"], "runtime.colocate", "vLLM has no sleep mode"),
+    (["runtime.colocate=rollout-learner", "rollout.engine=transformers"], "runtime.colocate", "needs vLLM"),
+    ([*SHARED, "learner.ranks=2"], "runtime.colocate", "replicas 1 x tensor_parallel_size 1 is 1"),
+    ([*SHARED, "rollout.max_policy_lag=1"], "rollout.max_policy_lag", "the engines sleep then"),
+    ([*SHARED, "weights.transport=nccl"], "weights.transport", "two members on one GPU"),
+    ([*SHARED, "objective.divergence=cross_entropy"], "runtime.colocate", "samples nothing"),
+    (["rollout.straddle_nodes=true"], "rollout.straddle_nodes", "tensor_parallel_size above 1"),
+    ([*STRADDLE, "runtime.kind=inline"], "rollout.straddle_nodes", "is one process"),
+    (
+        [*STRADDLE, "runtime.colocate=rollout-learner", "learner.ranks=2", "learner.gpus=1"],
+        "rollout.straddle_nodes",
+        "lie on one node",
+    ),
     (["runtime.colocate=teacher-learner", "teacher.tensor_parallel_size=2"], "runtime.colocate", "a whole teacher"),
     (["runtime.address=somewhere"], "runtime.address", "write local, auto, or host:port"),
     (["runtime.cpus=2"], "runtime.cpus", "the roles ask for 3"),

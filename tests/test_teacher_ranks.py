@@ -15,6 +15,7 @@ from cluster.config import RuntimeConfig
 from cluster.placement import placement
 from cluster.ray_runtime import RayRanks
 from cluster.runtime import InlineRef, NotEnoughResources, RuntimeFault, start_runtime
+from omniopsd.build import teacher_role
 from omniopsd.metrics import read
 from omniopsd.mini_omni import write_mini_omni
 from omniopsd.train import train
@@ -22,7 +23,7 @@ from rollout.thinker import read_weights
 from rollout.types import WeightUpdate
 from rollout.weights import WeightDigest, chunk_tensors
 from teacher.config import TeacherConfig
-from teacher.pool import ScoreSpec, TeacherPool, resources, role
+from teacher.pool import ScoreSpec, TeacherPool, resources
 from teacher.shards import Member, undivided, whole_tensors
 from teacher.types import GroupScore, TeacherRule
 from teacher.weights import AVERAGE_FILE, COPY_FILE, TeacherWeights
@@ -42,7 +43,7 @@ WHOLE = SPLIT.model_copy(update={"tensor_parallel_size": 1})
 
 def test_the_ranks_of_a_teacher_are_one_bundle_and_share_what_it_reserves() -> None:
     config = TeacherConfig(tensor_parallel_size=4, gpus=4, cpus=8)
-    (group,) = placement([role(config, 2)])
+    (group,) = placement([teacher_role(config, 2)])
     assert [bundle.asked() for bundle in group.bundles] == [{"CPU": 8, "GPU": 4}] * 2
     assert list(group.bundles[1].shares) == [f"teacher-1-rank-{rank}" for rank in range(4)]
     assert {(share.cpus, share.gpus) for share in group.bundles[1].shares.values()} == {(2, 1)}
@@ -56,7 +57,7 @@ def test_ranks_without_gpus_see_none() -> None:
 
 def test_a_vllm_teacher_is_one_actor_whatever_its_size() -> None:
     config = TeacherConfig(scorer="vllm", tensor_parallel_size=4, gpus=4)
-    (group,) = placement([role(config, 1)])
+    (group,) = placement([teacher_role(config, 1)])
     assert [dict(bundle.shares) for bundle in group.bundles] == [{"teacher-0": resources(config)}]
     assert resources(config).gpus == 4
 
@@ -203,7 +204,7 @@ def test_a_checkpoint_comes_back_and_a_dead_rank_is_named(scene: Scene, tmp_path
     update = push(student(shapes, 1), 1)
     runtime = start_runtime(RuntimeConfig(kind="ray", cpus=2))
     try:
-        runtime.reserve(placement([role(SPLIT, 1)]))
+        runtime.reserve(placement([teacher_role(SPLIT, 1)]))
         pool = TeacherPool(
             runtime, scene.model, SPLIT, ScoreSpec(support="sampled", top_k=TOP_K, temperature=1.0)
         )

@@ -8,6 +8,7 @@ gain that they share does not come from the evidence.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from teacher.types import Privilege, ScoreRequest
 
 SAMPLES_PER_ROUND = 64
 LEAST = 2
+TABLE_WIDTH = 130
+"""Columns of the table where there is no terminal to ask, such as a log: in 80 its numbers are cut off."""
 AUDITED = ("label", "rationale", "redacted")
 """Privileges that a run may train with and an audit measures; for another one the rationale stands."""
 
@@ -49,7 +52,7 @@ def audit(config: RunConfig, *, samples: int | None = None, out: str | None = No
     Raises AuditError when there is nothing to audit, and, with `on_no_gain: fail`, when the run's own privilege
     gives no gain.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
     privilege = config.teacher.privilege if config.teacher.privilege in AUDITED else "rationale"
     config = _for_audit(config)
     renderer, train, _ = require_sound(config)
