@@ -313,6 +313,7 @@ class RayRuntime(Runtime):
 
     def wait(self, refs: Sequence[Ref[Any]], timeout: float) -> int:
         own = [ref for ref in refs if isinstance(ref, RayRef)]
+        assert len(own) == len(refs), "a call of several ranks is opened, not waited for"
         done = _first_done(own, timeout)
         if done is None:
             raise RuntimeFault(f"{_origins(own)}: no answer within {timeout:.0f} s")

@@ -19,16 +19,18 @@ from omniopsd.build import teacher_role
 from omniopsd.metrics import read
 from omniopsd.mini_omni import write_mini_omni
 from omniopsd.train import train
+from rollout.thinker import read_weights
 from rollout.types import WeightUpdate
 from rollout.weights import WeightDigest, chunk_tensors
 from teacher.config import TeacherConfig
 from teacher.pool import ScoreSpec, TeacherPool, resources
 from teacher.shards import Member, undivided, whole_tensors
-from teacher.types import GroupScore, PrivilegedContext, ScoreRequest, TeacherRule
+from teacher.types import GroupScore, TeacherRule
 from teacher.weights import AVERAGE_FILE, COPY_FILE, TeacherWeights
 from teacher.worker import TeacherWorker
 from tests.learner_scene import KINDS, Answer, Scene, make_scene, run_ranks
 from tests.run_scene import run_config
+from tests.test_scorers import requests
 
 RANKS, TOP_K, TOLERANCE = 2, 6, 1e-5
 RULES: tuple[TeacherRule, ...] = ("frozen", "live", "hard", "gated", "ema", "trust_region")
@@ -69,7 +71,7 @@ def test_sizes_that_the_ranks_do_not_divide_are_named() -> None:
 
 def test_one_process_cannot_hold_several_ranks() -> None:
     with pytest.raises(NotEnoughResources, match="teacher-0: its 2 ranks need a process each"):
-        start_runtime(RuntimeConfig(kind="inline")).together("teacher-0", [None, None])  # type: ignore[list-item]
+        start_runtime(RuntimeConfig(kind="inline")).together("teacher-0", [None, None])  # type: ignore[arg-type]
 
 
 # --- its numbers -----------------------------------------------------------------------------------
@@ -80,19 +82,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("teacher-ranks")
     write_mini_omni(folder / "model", size="mini")  # 4 heads, 2 key-value heads
     return make_scene(folder, kinds=tuple(KINDS))
-
-
-def requests(scene: Scene) -> list[ScoreRequest]:
-    return [
-        ScoreRequest(
-            context=PrivilegedContext(
-                sample_id=f"s{at}", rendered=group.prompt, privilege="rationale", evidence_id=f"s{at}"
-            ),
-            rollout_ids=tuple(r.rollout_id for r in group.rollouts.rollouts),
-            responses=tuple(r.response_ids for r in group.rollouts.rollouts),
-        )
-        for at, group in enumerate(scene.groups)
-    ]
 
 
 def student(shapes: dict[str, tuple[int, ...]], version: int) -> dict[str, Tensor]:
@@ -210,7 +199,9 @@ def require_same_files(found: Path, wanted: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_dead_rank_is_the_teachers_failure_and_named(scene: Scene) -> None:
+def test_a_checkpoint_comes_back_and_a_dead_rank_is_named(scene: Scene, tmp_path: Path) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in read_weights(scene.model.path)}
+    update = push(student(shapes, 1), 1)
     runtime = start_runtime(RuntimeConfig(kind="ray", cpus=2))
     try:
         runtime.reserve(placement([teacher_role(SPLIT, 1)]))
@@ -218,13 +209,12 @@ def test_a_dead_rank_is_the_teachers_failure_and_named(scene: Scene) -> None:
             runtime, scene.model, SPLIT, ScoreSpec(support="sampled", top_k=TOP_K, temperature=1.0)
         )
         pool.wait_ready()
-        assert [group.sample_id for group in pool.score(requests(scene)).get(120.0)] == [
-            "s0",
-            "s1",
-            "s2",
-            "s3",
-            "s4",
-        ]
+        before = pool.score(requests(scene)).get(120.0)
+        pool.save(str(tmp_path))
+        pool.confirm(pool.push(update), update, 120.0)
+        assert pool.score(requests(scene)).get(120.0)[0].scores[0].teacher_version == 1
+        pool.resume(str(tmp_path), update, 120.0)
+        require_alike(pool.score(requests(scene)).get(120.0), before)
         (teacher,) = pool.actors
         assert isinstance(teacher, RayRanks)
         pid = teacher.ranks[1].call(lambda worker: os.getpid()).get(60.0)
@@ -250,7 +240,8 @@ def test_a_run_with_a_split_teacher_has_the_numbers_of_one_with_a_whole_one(tmp_
         )
         run = train(config)
         losses.append([row["loss"] for row in read(run.metrics_path)])
-        averages.append(load_file(run.path / "checkpoints" / "step_2" / "teacher" / AVERAGE_FILE))
+        newest = max(run.checkpoints_path.glob("step_*"))
+        averages.append(load_file(newest / "teacher" / AVERAGE_FILE))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][1] > 0
     assert list(averages[0]) == list(averages[1])
     for name, average in averages[0].items():
