@@ -2,7 +2,7 @@
 
     learner   PACK     [rank 0] [rank 1] ...      as few nodes as possible: collectives in every step
     rollout   SPREAD   [engine 0: 2 GPUs] ...     one bundle holds a whole tensor-parallel engine
-    teacher   SPREAD   [teacher 0] ...
+    teacher   SPREAD   [teacher 0] ...            or [its ranks 0, 1 ...]: one bundle holds them all
 
 Ray never splits a bundle, so a tensor-parallel group never straddles nodes. With `teacher-learner` bundle n
 holds rank n and teacher n, and one GPU serves both. With `rollout-learner` bundle n holds engine n and as many
@@ -29,13 +29,15 @@ NONE, TEACHER_LEARNER, ROLLOUT_LEARNER = "none", "teacher-learner", "rollout-lea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """The actors of one role; all reserve the same."""
+    """The actors of one role; all reserve the same. Each `ranks` of them in a row share a node."""
 
     name: str
     actors: tuple[str, ...]
     resources: Resources
     straddles: bool = False
     """Whether one actor's GPUs may lie on several nodes; it then starts workers of its own on them."""
+    ranks: int = 1
+    """Actors that are one tensor-parallel whole, and share a bundle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +108,17 @@ def slots(groups: Sequence[Group]) -> Iterator[tuple[str, int, int, Resources]]:
 
 
 def _groups(role: Role) -> list[Group]:
-    own = role.resources
+    own, size = role.resources, role.ranks
     if role.straddles:
         return [_straddling(actor, own) for actor in role.actors]
-    bundles = tuple(Bundle(cpus=own.cpus, gpus=own.gpus, shares={actor: own}) for actor in role.actors)
+    bundles = tuple(
+        Bundle(
+            cpus=own.cpus * size,
+            gpus=own.gpus * size,
+            shares=dict.fromkeys(role.actors[at : at + size], own),
+        )
+        for at in range(0, len(role.actors), size)
+    )
     return [Group(name=role.name, strategy="PACK" if role.name == "learner" else "SPREAD", bundles=bundles)]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.runtime import Actor, InlineRuntime, Ref, Resources, Runtime, RuntimeFault
+from cluster.runtime import LAST_WORD_SECONDS, Actor, InlineRuntime, Ref, Resources, Runtime, RuntimeFault
 from learner.config import LearnerConfig, ObjectiveConfig
 from learner.engine import LearnerFault
 from learner.group_input import GroupInput
@@ -26,8 +26,6 @@ from rollout.config import ModelConfig, WeightsConfig
 from rollout.pool import NcclClient
 from rollout.types import MediaUse, Rendered, WeightUpdate, WireTensor
 from teacher.config import TeacherConfig
-
-LAST_WORD_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

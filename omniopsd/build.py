@@ -15,7 +15,8 @@ from rollout.decoders import DecoderPool
 from rollout.decoders import resources as decoder_resources
 from rollout.pool import RolloutPool
 from rollout.pool import resources as rollout_resources
-from teacher.pool import ScoreSpec, TeacherPool
+from teacher.config import TeacherConfig
+from teacher.pool import ScoreSpec, TeacherPool, actor_names
 from teacher.pool import resources as teacher_resources
 
 
@@ -80,7 +81,7 @@ def roles(config: RunConfig) -> list[Role]:
             rollout_resources(config.rollout),
             straddles=config.rollout.straddle_nodes,
         ),
-        _role("teacher", config.teacher.replicas * has_pool(config), teacher_resources(config.teacher)),
+        teacher_role(config.teacher, config.teacher.replicas * has_pool(config)),
         _role("learner", config.learner.ranks, learner_resources(config.learner)),
         _role("decoder", config.data.media.decoders, decoder_resources()),
     ]
@@ -99,3 +100,9 @@ def identity_files(model: str) -> dict[str, str]:
 def _role(name: str, count: int, resources: Resources, *, straddles: bool = False) -> Role:
     actors = tuple(f"{name}-{index}" for index in range(count))
     return Role(name=name, actors=actors, resources=resources, straddles=straddles)
+
+
+def teacher_role(teacher: TeacherConfig, count: int) -> Role:
+    """All actors of `count` teachers; the ranks of one lie together."""
+    actors = tuple(name for index in range(count) for name in actor_names(index, teacher))
+    return Role(name="teacher", actors=actors, resources=teacher_resources(teacher), ranks=teacher.ranks)

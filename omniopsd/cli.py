@@ -16,6 +16,7 @@ from typing import Any
 from cluster.output_guard import guard_output
 from cluster.runtime import RuntimeFault
 from omniopsd.bench.commands import add_commands as add_bench_commands
+from omniopsd.planning.commands import add_commands as add_plan_commands
 from omniopsd.rationales.commands import add_commands as add_rationale_commands
 from omniopsd.stop import STOPPED, Stopped
 
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     add_bench_commands(commands)
     add_rationale_commands(commands)
+    add_plan_commands(commands)
     return top
 
 

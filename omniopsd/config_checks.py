@@ -135,10 +135,13 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
         yield from _colocated_teacher(config)
     elif teacher.scorer == "vllm":
         yield from _vllm_teacher(config)
+    elif teacher.tensor_parallel_size > 1:
+        yield from _split_teacher(config)
     elif teacher.gpus > 1:
         yield (
             "teacher.gpus",
-            f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas, or scorer: vllm",
+            f"{teacher.gpus:g}, but teacher.tensor_parallel_size is 1; write the same number, or 1 and more "
+            "teacher.replicas",
         )
 
 
@@ -164,6 +167,25 @@ def _colocated_teacher(config: RunConfig) -> Iterator[Finding]:
         yield (
             "eval.teacher",
             "a colocated teacher does not write answers; write eval.teacher: false, or scorer: transformers",
+        )
+
+
+def _split_teacher(config: RunConfig) -> Iterator[Finding]:
+    teacher, ranks = config.teacher, config.teacher.tensor_parallel_size
+    if config.runtime.kind == "inline":
+        yield (
+            "teacher.tensor_parallel_size",
+            f"{ranks} ranks need a process each, but runtime.kind: inline is one; write 1, or kind: ray",
+        )
+    if teacher.gpus > 0 and teacher.gpus != ranks:
+        yield (
+            "teacher.gpus",
+            f"{teacher.gpus:g}, but teacher.tensor_parallel_size is {ranks}; write the same number",
+        )
+    elif teacher.gpus == 0 and config.rollout.gpus + config.learner.gpus > 0:
+        yield (
+            "teacher.gpus",
+            f"0 puts the {ranks} ranks of a teacher on the CPU, while other roles have GPUs; write {ranks}",
         )
 
 

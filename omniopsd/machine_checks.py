@@ -57,6 +57,13 @@ def _teacher_learner(config: RunConfig) -> Iterator[Finding]:
             "teacher-learner needs a pool of teachers, and this run has none; leave it out",
         )
         return
+    if teacher.ranks > 1:
+        yield (
+            "runtime.colocate",
+            "teacher-learner pairs each rank with a whole teacher, but teacher.tensor_parallel_size is "
+            f"{teacher.ranks}; leave one of the two out",
+        )
+        return
     if teacher.replicas != learner.ranks:
         yield (
             "runtime.colocate",
