@@ -17,6 +17,8 @@ from cluster.output_guard import guard_output
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 ROLES = ("rollout", "teacher", "learner", "decoder", "driver")
+SPEAKING = ("status", "submit", "logs", "stop-job", "exec")
+"""Verbs that speak to the cluster and change nothing of it."""
 PROVIDERS = ("local", "ssh", "aws", "gcp", "azure", "kuberay", "slurm")
 
 
@@ -26,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int | None] = options.run
     try:
+        if options.speaks and (code := _inside(options, arguments)) is not None:
+            return code
         return run(options) or 0
     except ValueError as error:
         return _say(error, USER_ERROR)
@@ -99,10 +103,25 @@ def _check(options: argparse.Namespace) -> None:
     Console(highlight=False).print(plan_table(load_cluster(options.file)), "no problem found")
 
 
-def _up(options: argparse.Namespace) -> None:
+def _inside(options: argparse.Namespace, arguments: Sequence[str] | None) -> int | None:
+    """The exit code of this command run again in the network of an isolated cluster; None for any other cluster."""
+    from cluster.cluster_file import load_cluster
+
+    config = load_cluster(options.file)
+    if not config.security.isolated:
+        return None
+    from cluster.isolation import is_inside, run_inside
+    from cluster.state import StateFolder
+
+    state = StateFolder(config.name).require()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return None if is_inside(state) else run_inside(state, given)
+
+
+def _up(options: argparse.Namespace) -> int:
     from cluster.verbs import up
 
-    up(options.file, yes=options.yes, dry_run=options.dry_run)
+    return up(options.file, yes=options.yes, dry_run=options.dry_run)
 
 
 def _down(options: argparse.Namespace) -> None:
@@ -153,7 +172,7 @@ def _verb(
     verb: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}."
     )
-    verb.set_defaults(run=run)
+    verb.set_defaults(run=run, speaks=name in SPEAKING)
     verb.add_argument(
         "-f", "--file", default="cluster.yaml", metavar="FILE", help="the cluster YAML (default cluster.yaml)"
     )

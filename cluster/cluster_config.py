@@ -114,6 +114,9 @@ class SecurityConfig(BaseModel):
     """Allow a `dashboard_host` that other machines reach; needs `tls`."""
     tls: TlsConfig | None = None
     """Encrypt Ray's traffic."""
+    isolated: bool = False
+    """Put a local cluster into a network namespace of its own: no port of it is reachable from anywhere, and it
+    reaches nothing (no endpoint, no model hub)."""
     insecure_network: bool = False
     """Accept plain traffic between machines. The token then travels readable for whoever listens there."""
     network: Literal["private"] | None = None

@@ -135,6 +135,10 @@ def _network(config: ClusterConfig) -> Iterator[Finding]:
             "security.expose",
             f"has no effect while dashboard_host is {security.dashboard_host}; leave it out",
         )
+    if security.isolated and config.provider != "local":
+        yield "security.isolated", f"only a local cluster has no network, not {config.provider}; leave it out"
+    elif security.isolated and (security.expose or not is_loopback(security.dashboard_host)):
+        yield "security.isolated", "contradicts a dashboard that others reach; leave one of them out"
     if security.tls is not None and security.insecure_network:
         yield "security.insecure_network", "has no effect beside tls; leave it out"
     if not several_machines(config):

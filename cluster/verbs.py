@@ -13,6 +13,7 @@ from cluster.api import ApiError, ClusterApi
 from cluster.auth import make_token, read_token
 from cluster.cluster_config import ClusterConfig
 from cluster.cluster_file import load_cluster
+from cluster.isolation import is_inside, open_network, run_inside
 from cluster.provider import Provider, ProviderError, make_provider
 from cluster.state import ClusterState, StateFolder, config_changes
 from cluster.tables import change_table, plan_table, progress
@@ -26,31 +27,41 @@ class NotConfirmed(ValueError):
     """A question that was answered with no, or that nobody could answer."""
 
 
-def up(file: str, *, yes: bool, dry_run: bool) -> None:
-    """Show the plan, ask, start what is missing, wait until all nodes are there."""
+def up(file: str, *, yes: bool, dry_run: bool) -> int:
+    """Show the plan, ask, start what is missing, wait until all nodes are there; the exit code.
+
+    An isolated cluster is started by this same verb, run again in the cluster's own network.
+    """
     console = Console(highlight=False)
     config = load_cluster(file)
     folder = StateFolder(config.name)
     provider = make_provider(config, folder)
-    console.print(plan_table(config))
+    state = folder.read()
+    again = state is not None and is_inside(state)
+    if not again:
+        console.print(plan_table(config))
     if dry_run:
         console.print(provider.dry_run(), soft_wrap=True, markup=False)
-        return
-    state = folder.read()
-    if state is not None:
+        return 0
+    if state is not None and not again:
         _show_changes(console, config, state)
         if state.ready and _is_complete(config, folder, provider, state):
             folder.update(state, config=config.model_dump(mode="json"))
             console.print(f"{config.name} is up already; nothing to do")
-            return _next(console, file)
+            _next(console, file)
+            return 0
         console.print(f"{config.name} was started before and is not complete: starting what is missing")
     confirm(f"start {config.node_count} nodes?", yes)
     make_token(folder.path)
     state = provider.prepare(state)
+    if config.security.isolated and not again:
+        open_network(state)
+        return run_inside(state, ["up", "-y", "-f", file])
     provider.start(state, console.print)
     _wait(console, config, folder, provider, state)
     folder.update(state, ready=True)
     _next(console, file)
+    return 0
 
 
 def down(file: str, *, yes: bool) -> None:
@@ -120,6 +131,11 @@ def _show_changes(console: Console, config: ClusterConfig, state: ClusterState) 
 
 
 def _is_complete(config: ClusterConfig, folder: StateFolder, provider: Provider, state: ClusterState) -> bool:
+    if config.security.isolated and not is_inside(state):
+        from cluster.local_provider import LocalProvider
+
+        # its API is not reachable from here
+        return isinstance(provider, LocalProvider) and len(provider.running(state)) >= config.node_count
     try:
         with provider.reach(state) as address:
             alive = [one for one in ClusterApi(address, read_token(folder.token_file)).nodes() if one.alive]

@@ -139,6 +139,10 @@ def execute(file: str, command: Sequence[str]) -> int:
 def dashboard(file: str) -> None:
     """Keep a way to the dashboard open until Ctrl-C."""
     config = load_cluster(file)
+    if config.security.isolated:
+        raise ProviderError(
+            "an isolated cluster has no dashboard that a browser reaches; use status and logs"
+        )
     folder, state, provider = reachable(config)
     with provider.reach(state) as address:
         ClusterApi(address, read_token(folder.token_file)).version()
