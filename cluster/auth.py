@@ -11,6 +11,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from cluster.output_guard import learn_secret
+
 TOKEN_FILE = "auth_token"
 
 
@@ -49,6 +51,7 @@ def read_token(path: Path) -> str:
     token = path.read_text(encoding="ascii").strip()
     if len(token) < 32:
         raise AuthError(f"{path}: too short for a token; run `omniopsd-cluster down`, then `up`")
+    learn_secret(token, "the cluster's token")
     return token
 
 

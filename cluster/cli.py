@@ -13,13 +13,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.output_guard import guard_output
+
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
-ROLES = ("rollout", "teacher", "learner", "driver")
+ROLES = ("rollout", "teacher", "learner", "decoder", "driver")
 PROVIDERS = ("local", "ssh", "aws", "gcp", "azure", "kuberay", "slurm")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code."""
+    guard_output()
     options = parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int | None] = options.run
     try:

@@ -20,6 +20,7 @@ class RuntimeConfig(BaseModel):
     """CPUs that a local Ray pretends to have; unset: as many as the machine. A running cluster has its own."""
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
     """Shared memory of a local Ray; unset: Ray decides (30 % of memory)."""
-    colocate: Literal["none", "teacher-learner"] = "none"
-    """Which roles share GPUs: none, or teacher n with learner rank n (`teacher.gpus` is then the teacher's share,
-    between 0 and 1, of the rank's GPU)."""
+    colocate: Literal["none", "teacher-learner", "rollout-learner"] = "none"
+    """Which roles share GPUs: none; teacher n with learner rank n (`teacher.gpus` is then the teacher's share,
+    between 0 and 1, of the rank's GPU); or each rollout engine with as many ranks as it has GPUs: engines sleep while
+    the learner trains (vLLM's sleep mode), and wake with the push."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.cluster_config import SecurityConfig
+from cluster.output_guard import SECRET_NAME
 
 MARK, NODE = "OMNIOPSD_CLUSTER", "OMNIOPSD_NODE"
 HARMLESS = re.compile(
@@ -14,7 +15,6 @@ HARMLESS = re.compile(
     r"|NVIDIA_\w+|NCCL_\w+|GLOO_\w+|OMP_\w+|MKL_\w+|HF_HOME|HF_HUB_OFFLINE|HF_HUB_CACHE|TRANSFORMERS_\w+"
     r"|TOKENIZERS_\w+|VLLM_\w+|DS_ACCELERATOR|XDG_\w+)"
 )
-SECRET = re.compile(r"KEY|TOKEN(?!IZERS)|SECRET|PASSW|CREDENTIAL|AUTH")
 METRICS_OFF = {
     "AUTOSCALER_METRIC_PORT": "-1",
     "DASHBOARD_METRIC_PORT": "-1",
@@ -61,4 +61,4 @@ def ray_environment(security: SecurityConfig) -> dict[str, str]:
 
 
 def _harmless(name: str) -> bool:
-    return bool(HARMLESS.fullmatch(name)) and not SECRET.search(name)
+    return bool(HARMLESS.fullmatch(name)) and not SECRET_NAME.search(name)

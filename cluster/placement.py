@@ -2,10 +2,17 @@
 
     learner   PACK     [rank 0] [rank 1] ...      as few nodes as possible: collectives in every step
     rollout   SPREAD   [engine 0: 2 GPUs] ...     one bundle holds a whole tensor-parallel engine
-    teacher   SPREAD   [teacher 0] ...
+    teacher   SPREAD   [teacher 0] ...            or [its ranks 0, 1 ...]: one bundle holds them all
 
 Ray never splits a bundle, so a tensor-parallel group never straddles nodes. With `teacher-learner` bundle n
-holds rank n and teacher n, and one GPU serves both.
+holds rank n and teacher n, and one GPU serves both. With `rollout-learner` bundle n holds engine n and as many
+ranks as it has GPUs; the ranks reserve them, and the engine is told which they are.
+
+An engine that may straddle nodes has a group of its own, with a bundle for each GPU:
+
+    rollout-0 PACK     [engine 0's own process, GPU] [GPU] ...
+
+Its process reserves no GPU: vLLM's Ray executor starts a worker in every bundle and reserves the GPU for that.
 """
 
 from __future__ import annotations
@@ -17,16 +24,20 @@ from typing import Literal
 from cluster.runtime import NotEnoughResources, Resources
 
 Strategy = Literal["PACK", "SPREAD"]
-NONE, TEACHER_LEARNER = "none", "teacher-learner"
+NONE, TEACHER_LEARNER, ROLLOUT_LEARNER = "none", "teacher-learner", "rollout-learner"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """The actors of one role; all reserve the same."""
+    """The actors of one role; all reserve the same. Each `ranks` of them in a row share a node."""
 
     name: str
     actors: tuple[str, ...]
     resources: Resources
+    straddles: bool = False
+    """Whether one actor's GPUs may lie on several nodes; it then starts workers of its own on them."""
+    ranks: int = 1
+    """Actors that are one tensor-parallel whole, and share a bundle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +65,19 @@ class Group:
 def placement(roles: Sequence[Role], colocate: str = NONE) -> list[Group]:
     """The groups of a run, learner first: it is the one that must find its GPUs close together.
 
-    Raises ValueError when teachers and ranks to be paired are not as many, or do not share a GPU.
+    Raises ValueError when those to be placed together are not as many, or do not share GPUs.
     """
     by_name = {role.name: role for role in roles if role.actors}
     pairs: list[Group] = []
     if colocate == TEACHER_LEARNER:
         pairs = [_paired(by_name.pop("learner"), by_name.pop("teacher"))]
+    if colocate == ROLLOUT_LEARNER:
+        pairs = [_with_engines(by_name.pop("learner"), by_name.pop("rollout"))]
     order = ("learner", "rollout", "teacher")
     rest = sorted(
         by_name.values(), key=lambda role: order.index(role.name) if role.name in order else len(order)
     )
-    return [*pairs, *(_group(role) for role in rest)]
+    return [*pairs, *(group for role in rest for group in _groups(role))]
 
 
 def require_fit(groups: Sequence[Group], nodes: Sequence[Mapping[str, float]]) -> None:
@@ -94,10 +107,25 @@ def slots(groups: Sequence[Group]) -> Iterator[tuple[str, int, int, Resources]]:
                 yield actor, at, index, share
 
 
-def _group(role: Role) -> Group:
-    own = role.resources
-    bundles = tuple(Bundle(cpus=own.cpus, gpus=own.gpus, shares={actor: own}) for actor in role.actors)
-    return Group(name=role.name, strategy="PACK" if role.name == "learner" else "SPREAD", bundles=bundles)
+def _groups(role: Role) -> list[Group]:
+    own, size = role.resources, role.ranks
+    if role.straddles:
+        return [_straddling(actor, own) for actor in role.actors]
+    bundles = tuple(
+        Bundle(
+            cpus=own.cpus * size,
+            gpus=own.gpus * size,
+            shares=dict.fromkeys(role.actors[at : at + size], own),
+        )
+        for at in range(0, len(role.actors), size)
+    )
+    return [Group(name=role.name, strategy="PACK" if role.name == "learner" else "SPREAD", bundles=bundles)]
+
+
+def _straddling(actor: str, own: Resources) -> Group:
+    first = Bundle(cpus=own.cpus, gpus=1, shares={actor: replace(own, gpus=0.0)})
+    others = [Bundle(cpus=0, gpus=1, shares={}) for _ in range(int(own.gpus) - 1)]
+    return Group(name=actor, strategy="PACK", bundles=(first, *others))
 
 
 def _paired(learner: Role, teacher: Role) -> Group:
@@ -118,6 +146,25 @@ def _paired(learner: Role, teacher: Role) -> Group:
         for rank, one in zip(learner.actors, teacher.actors, strict=True)
     )
     return Group(name="learner+teacher", strategy="PACK", bundles=bundles)
+
+
+def _with_engines(learner: Role, rollout: Role) -> Group:
+    """One bundle for each engine and its ranks. The engine takes no GPU from Ray: two cannot reserve the same."""
+    each = int(rollout.resources.gpus)
+    if each < 1 or learner.resources.gpus != 1 or len(rollout.actors) * each != len(learner.actors):
+        raise ValueError(
+            f"{len(rollout.actors)} engines of {rollout.resources.gpus:g} GPUs cannot share those of "
+            f"{len(learner.actors)} learner ranks with {learner.resources.gpus:g} each; "
+            "write as many GPUs of engines as ranks, and learner.gpus: 1"
+        )
+    own = replace(rollout.resources, gpus=0.0)
+    bundles = []
+    for at, engine in enumerate(rollout.actors):
+        ranks = learner.actors[at * each : (at + 1) * each]
+        cpus = own.cpus + each * learner.resources.cpus
+        shares = dict.fromkeys(ranks, learner.resources) | {engine: own}
+        bundles.append(Bundle(cpus=cpus, gpus=each, shares=shares))
+    return Group(name="learner+rollout", strategy="PACK", bundles=tuple(bundles))
 
 
 def _holds(node: Mapping[str, float], bundle: Bundle) -> bool:

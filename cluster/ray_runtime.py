@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,8 +15,17 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from cluster.knock import require_entry
+from cluster.output_guard import guard_output, secret_variables, without_secrets
 from cluster.placement import Group, require_fit, slots
-from cluster.runtime import Actor, NotEnoughResources, Ref, Resources, Runtime, RuntimeFault
+from cluster.runtime import (
+    LAST_WORD_SECONDS,
+    Actor,
+    NotEnoughResources,
+    Ref,
+    Resources,
+    Runtime,
+    RuntimeFault,
+)
 from cluster.versions import VersionMismatch, Versions, own_versions, require_same
 
 T = TypeVar("T")
@@ -54,6 +64,8 @@ class Driver:
     folder: str
     files: Mapping[str, str]
     versions: Versions | None
+    secrets: tuple[str, ...] = field(default_factory=secret_variables)
+    """Variables whose values the actor hides; names only."""
 
 
 def _join(driver: Driver, where: str) -> None:
@@ -89,18 +101,39 @@ class _Host:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
+        guard_output(driver.secrets)
         self.instance: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         try:
             _join(driver, name)
             self.instance = cls(*args, **kwargs)
         except Exception as error:
-            self.error = error
+            self.error = without_secrets(error)
 
     def run(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.error is not None:
             raise self.error
-        return method(self.instance, *args, **kwargs)
+        try:
+            return method(self.instance, *args, **kwargs)
+        except Exception as error:
+            # Ray writes it to its logs and records, and so may whoever asked
+            if (clean := without_secrets(error)) is not error:
+                raise clean from None
+            raise
+
+    def run_rank(
+        self,
+        answers: bool,
+        method: Callable[..., Any],
+        given: tuple[tuple[Any, ...], dict[str, Any]],
+    ) -> Any:
+        """As one rank of several: out of step with the others after a failure, and silent unless it `answers`."""
+        try:
+            value = self.run(method, *given)
+        except Exception as error:
+            self.error = error
+            raise
+        return value if answers else None
 
 
 class RayActor(Actor[T]):
@@ -112,6 +145,77 @@ class RayActor(Actor[T]):
     def call(self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         origin = f"{self.name}.{getattr(method, '__name__', method)}"
         return RayRef(self.handle.run.remote(method, args, kwargs), origin)
+
+
+class RanksRef(Ref[R]):
+    """One call of several ranks: the first one's value, when all of them are done."""
+
+    def __init__(self, refs: Sequence[RayRef[Any]]) -> None:
+        self.refs = tuple(refs)
+
+    def get(self, timeout: float | None = None) -> R:
+        end = None if timeout is None else time.monotonic() + timeout
+        waiting, answers = list(self.refs), {}
+        while waiting:
+            ref = _first_done(waiting, None if end is None else max(0.0, end - time.monotonic()))
+            if ref is None:
+                raise RuntimeFault(f"{_origins(waiting)}: no answer within {timeout:.0f} s")
+            waiting.remove(ref)
+            try:
+                answers[ref.origin] = ref.get()
+            except Exception as error:
+                raise self._cause({ref: error}, waiting) from error
+        value: R = answers[self.refs[0].origin]
+        return value
+
+    def _cause(self, failed: dict[RayRef[Any], Exception], waiting: list[RayRef[Any]]) -> Exception:
+        """What to raise for the failures of some ranks, after a last word of those that are still `waiting`."""
+        end = time.monotonic() + LAST_WORD_SECONDS
+        while waiting and (ref := _first_done(waiting, max(0.0, end - time.monotonic()))):
+            waiting.remove(ref)
+            try:
+                ref.get()
+            except Exception as error:
+                failed[ref] = error
+        if len(failed) == len(self.refs) and len({type(error) for error in failed.values()}) == 1:
+            return failed[self.refs[0]]
+        # a death before what others say who only noticed it
+        told = sorted(failed.items(), key=lambda item: not isinstance(item[1], RuntimeFault))
+        said = [
+            str(error)
+            if isinstance(error, RuntimeFault)
+            else f"{ref.origin}: {type(error).__name__}: {error}"
+            for ref, error in told
+        ]
+        return RuntimeFault("; ".join(said + ([f"{_origins(waiting)}: no answer since"] if waiting else [])))
+
+    def __reduce__(self) -> Any:
+        return RanksRef, (self.refs,)
+
+
+def _first_done(refs: Sequence[RayRef[Any]], timeout: float | None) -> RayRef[Any] | None:
+    done, _ = ray.wait([ref.object_ref for ref in refs], num_returns=1, timeout=timeout, fetch_local=False)
+    return next((ref for ref in refs if ref.object_ref in done), None)
+
+
+def _origins(refs: Sequence[RayRef[Any]]) -> str:
+    return ", ".join(sorted({ref.origin for ref in refs}))
+
+
+class RayRanks(Actor[T]):
+    """The ranks of one component; their arguments are stored once for all of them."""
+
+    def __init__(self, name: str, ranks: Sequence[RayActor[T]]) -> None:
+        self.name, self.ranks = name, tuple(ranks)
+
+    def call(self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
+        given, what = ray.put((args, kwargs)), getattr(method, "__name__", method)
+        return RanksRef(
+            [
+                RayRef(rank.handle.run_rank.remote(index == 0, method, given), f"{rank.name}.{what}")
+                for index, rank in enumerate(self.ranks)
+            ]
+        )
 
 
 class RayRuntime(Runtime):
@@ -201,16 +305,19 @@ class RayRuntime(Runtime):
         strategy = PlacementGroupSchedulingStrategy(self._groups[at], placement_group_bundle_index=index)
         return {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": strategy}
 
+    def together(self, name: str, actors: Sequence[Actor[T]]) -> Actor[T]:
+        return RayRanks(name, [actor for actor in actors if isinstance(actor, RayActor)])
+
     def put(self, value: R) -> Ref[R]:
         return RayRef(ray.put(value), "put")
 
     def wait(self, refs: Sequence[Ref[Any]], timeout: float) -> int:
-        objects = [ref.object_ref for ref in refs if isinstance(ref, RayRef)]
-        done, _ = ray.wait(objects, num_returns=1, timeout=timeout, fetch_local=False)
-        if not done:
-            waiting = ", ".join(sorted({ref.origin for ref in refs if isinstance(ref, RayRef)}))
-            raise RuntimeFault(f"{waiting}: no answer within {timeout:.0f} s")
-        return objects.index(done[0])
+        own = [ref for ref in refs if isinstance(ref, RayRef)]
+        assert len(own) == len(refs), "a call of several ranks is opened, not waited for"
+        done = _first_done(own, timeout)
+        if done is None:
+            raise RuntimeFault(f"{_origins(own)}: no answer within {timeout:.0f} s")
+        return own.index(done)
 
     def require(self, needs: Sequence[Resources]) -> None:
         have = ray.cluster_resources()

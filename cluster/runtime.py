@@ -31,6 +31,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 
+# how long the ranks that wait in a collective are asked why, after the first failure
+LAST_WORD_SECONDS = 10.0
+
 
 class RuntimeFault(RuntimeError):
     """An actor died, or did not answer in time."""
@@ -75,6 +78,15 @@ class Runtime(ABC):
         self, name: str, resources: Resources, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Actor[T]:
         """Start one actor. Construction errors surface at its first call."""
+
+    @abstractmethod
+    def together(self, name: str, actors: Sequence[Actor[T]]) -> Actor[T]:
+        """The ranks of one component as one actor: every call goes to all of them, and the first one answers.
+
+        A call is done when all are. One that fails on every rank raises what it raised there. One that fails
+        on some raises a `RuntimeFault` that names them, and soon: the others may be waiting for them. A rank
+        that has failed once refuses every later call.
+        """
 
     @abstractmethod
     def put(self, value: R) -> Ref[R]:
@@ -164,6 +176,11 @@ class InlineRuntime(Runtime):
             os.environ[key] = value
         args, kwargs = _copy((args, kwargs))
         return InlineActor(name, cls(*args, **kwargs))
+
+    def together(self, name: str, actors: Sequence[Actor[T]]) -> Actor[T]:
+        raise NotEnoughResources(
+            f"{name}: its {len(actors)} ranks need a process each, and runtime.kind inline is one; write kind: ray"
+        )
 
     def put(self, value: R) -> Ref[R]:
         return InlineRef(_copy(value))

@@ -6,9 +6,12 @@ rule cannot send them.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from cluster.output_guard import secrets_in
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cluster", "rationale_cache", "rollout", "teacher", "learner", "omniopsd")
@@ -49,13 +52,20 @@ def source_files(root: Path = ROOT) -> Iterator[Path]:
 
 
 def stage(run_yaml: Path, target: Path, root: Path = ROOT) -> int:
-    """Copy source and run YAML into the empty folder `target`; gives the bytes. Raises UploadError."""
+    """Copy source and run YAML into the empty folder `target`; gives the bytes.
+
+    Raises UploadError, also when the YAML holds a secret of this environment.
+    """
     total = 0
     for relative in source_files(root):
         copy = target / relative
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / relative, copy)
         total += copy.stat().st_size
+    for number, line in enumerate(run_yaml.read_text(encoding="utf-8").splitlines(), start=1):
+        for text, where in secrets_in(os.environ).items():
+            if text in line:  # a comment, perhaps: the cluster keeps the file as it is
+                raise UploadError(f"{run_yaml}:{number}: holds the value of {where} (not shown); take it out")
     shutil.copyfile(run_yaml, target / RUN_YAML)
     total += (target / RUN_YAML).stat().st_size
     if total > LARGEST_UPLOAD:

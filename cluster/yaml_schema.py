@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from cluster.output_guard import secrets_in
 from cluster.yaml_file import ConfigError, Document, KeyPath
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -31,6 +33,7 @@ def validate(document: Document, model: type[Model]) -> Model:
         for path, value in _scalars(document.values)
         if isinstance(value, bool | float) and type(_value(made, path)) is int
     ]
+    findings += _secrets_written(document)
     if findings:  # a Literal[0, 1] takes true for 1
         raise findings_error(document, findings)
     return made
@@ -92,6 +95,18 @@ def _value(tree: Any, path: KeyPath) -> Any:
         else:
             tree = getattr(tree, part, None)
     return tree
+
+
+def _secrets_written(document: Document) -> Iterator[Finding]:
+    known = secrets_in(os.environ)
+    for path, value in _scalars(document.values):
+        for text, where in known.items():
+            if isinstance(value, str) and text in value:
+                yield (
+                    ".".join(path),
+                    f"holds the value of {where} (not shown), and configs are kept in records and logs; take it out "
+                    "and name the variable where a key like api_key_env or pass_env asks for one",
+                )
 
 
 def _finding(problem: dict[str, Any], model: type[BaseModel]) -> Finding:

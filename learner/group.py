@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.runtime import Actor, InlineRuntime, Ref, Resources, Runtime, RuntimeFault
+from cluster.runtime import LAST_WORD_SECONDS, Actor, InlineRuntime, Ref, Resources, Runtime, RuntimeFault
 from learner.config import LearnerConfig, ObjectiveConfig
 from learner.engine import LearnerFault
 from learner.group_input import GroupInput
@@ -26,8 +26,6 @@ from rollout.config import ModelConfig, WeightsConfig
 from rollout.pool import NcclClient
 from rollout.types import MediaUse, Rendered, WeightUpdate, WireTensor
 from teacher.config import TeacherConfig
-
-LAST_WORD_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +86,22 @@ class LearnerGroup:
         if self.learner.ranks == 1:
             host = "127.0.0.1"
         self._all(lambda actor: actor.call(LearnerWorker.setup, host, port))
+
+    def devices(self, ranks_per_engine: int) -> list[str]:
+        """For each rollout engine that shares GPUs, those of its ranks in order ("0,1").
+
+        Raises LearnerFault unless every rank has one GPU of its own within its engine's.
+        """
+        own = self._all(lambda actor: actor.call(LearnerWorker.devices))
+        shared = [own[at : at + ranks_per_engine] for at in range(0, len(own), ranks_per_engine)]
+        for gpus in shared:
+            if len(set(gpus)) < ranks_per_engine or not all(gpu and "," not in gpu for gpu in gpus):
+                raise LearnerFault(f"the ranks see the GPUs {own}; to share them each needs one of its own")
+        return [",".join(gpus) for gpus in shared]
+
+    def release_memory(self) -> None:
+        """Every rank gives cached GPU memory back."""
+        self._all(lambda actor: actor.call(LearnerWorker.release_memory))
 
     def step(self, plan: StepPlan, groups: Mapping[int, GroupInput]) -> StepResult:
         """Train one step: each rank gets the groups of its own cells. Raises what a rank raised."""

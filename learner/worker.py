@@ -7,7 +7,9 @@ nobody waits for the timeout of a collective.
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import resource
 import socket
 import time
@@ -83,6 +85,15 @@ class LearnerWorker:
         with socket.socket() as listener:
             listener.bind(("", 0))
             return _own_address(), int(listener.getsockname()[1])
+
+    def devices(self) -> str:
+        """The GPUs that Ray gave this rank, as CUDA_VISIBLE_DEVICES has them."""
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+    def release_memory(self) -> None:
+        """Give cached GPU memory back: an engine on the same GPU is about to wake."""
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing where CUDA was not used
 
     def setup(self, host: str, port: int) -> int:
         """Join the other ranks and split the model over them; gives the version (0)."""

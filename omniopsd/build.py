@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.placement import Role, placement
+from cluster.placement import ROLLOUT_LEARNER, Role, placement
 from cluster.runtime import Resources, Runtime
 from learner.group import LearnerGroup
 from learner.group import resources as learner_resources
 from omniopsd.config import RunConfig
 from rollout.config import Transport
+from rollout.decoders import DecoderPool
+from rollout.decoders import resources as decoder_resources
 from rollout.pool import RolloutPool
 from rollout.pool import resources as rollout_resources
-from teacher.pool import ScoreSpec, TeacherPool
+from teacher.config import TeacherConfig
+from teacher.pool import ScoreSpec, TeacherPool, actor_names
 from teacher.pool import resources as teacher_resources
 
 
@@ -24,6 +27,7 @@ class Parts:
     rollout: RolloutPool
     teacher: TeacherPool | None
     learner: LearnerGroup
+    decoders: DecoderPool | None
     transport: Transport
 
     def wait_ready(self) -> None:
@@ -45,13 +49,21 @@ def make_parts(config: RunConfig, runtime: Runtime) -> Parts:
         top_k=config.objective.top_k,
         temperature=config.objective.temperature,
     )
+    shares = config.runtime.colocate == ROLLOUT_LEARNER
+    learner = _learner(config, runtime) if shares else None
+    devices = learner.devices(config.rollout.tensor_parallel_size) if learner else ()
     return Parts(
-        rollout=RolloutPool(runtime, config.model, config.rollout, config.weights),
+        rollout=RolloutPool(runtime, config.model, config.rollout, config.weights, devices=devices),
         teacher=TeacherPool(runtime, config.model, config.teacher, spec) if has_pool(config) else None,
-        learner=LearnerGroup(
-            runtime, config.model, config.learner, config.objective, config.teacher, config.weights
-        ),
+        learner=learner or _learner(config, runtime),
+        decoders=DecoderPool(runtime, config.data.media) if config.data.media.decoders else None,
         transport=config.weights.transport,
+    )
+
+
+def _learner(config: RunConfig, runtime: Runtime) -> LearnerGroup:
+    return LearnerGroup(
+        runtime, config.model, config.learner, config.objective, config.teacher, config.weights
     )
 
 
@@ -63,9 +75,15 @@ def has_pool(config: RunConfig) -> bool:
 def roles(config: RunConfig) -> list[Role]:
     """The actors of a run and what each reserves."""
     return [
-        _role("rollout", config.rollout.replicas, rollout_resources(config.rollout)),
-        _role("teacher", config.teacher.replicas * has_pool(config), teacher_resources(config.teacher)),
+        _role(
+            "rollout",
+            config.rollout.replicas,
+            rollout_resources(config.rollout),
+            straddles=config.rollout.straddle_nodes,
+        ),
+        teacher_role(config.teacher, config.teacher.replicas * has_pool(config)),
         _role("learner", config.learner.ranks, learner_resources(config.learner)),
+        _role("decoder", config.data.media.decoders, decoder_resources()),
     ]
 
 
@@ -79,5 +97,12 @@ def identity_files(model: str) -> dict[str, str]:
     return {what: str(Path(model) / name) for what, name in names.items()}
 
 
-def _role(name: str, count: int, resources: Resources) -> Role:
-    return Role(name=name, actors=tuple(f"{name}-{index}" for index in range(count)), resources=resources)
+def _role(name: str, count: int, resources: Resources, *, straddles: bool = False) -> Role:
+    actors = tuple(f"{name}-{index}" for index in range(count))
+    return Role(name=name, actors=actors, resources=resources, straddles=straddles)
+
+
+def teacher_role(teacher: TeacherConfig, count: int) -> Role:
+    """All actors of `count` teachers; the ranks of one lie together."""
+    actors = tuple(name for index in range(count) for name in actor_names(index, teacher))
+    return Role(name="teacher", actors=actors, resources=teacher_resources(teacher), ranks=teacher.ranks)

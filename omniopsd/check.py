@@ -25,6 +25,7 @@ from omniopsd.supervised import require_targets
 from omniopsd.token_budget import TokenBudget
 from rollout.renderer import Renderer, token_counts
 from rollout.thinker import ModelFolderError, read_config
+from teacher.shards import undivided
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,6 +109,7 @@ def _model(config: RunConfig, problems: list[str]) -> Renderer:
     text = settings["thinker_config"].get("text_config", {})
     problems += _sizes(config, text, renderer)
     problems += _architecture(config, settings)
+    problems += _split(config, settings)
     problems += _lora_targets(config)
     return renderer
 
@@ -118,6 +120,17 @@ def _architecture(config: RunConfig, settings: dict[str, Any]) -> Iterator[str]:
         yield (
             f"{config.model.path}/config.json: architectures is {found}, and vLLM knows this model as "
             '["Qwen2_5OmniModel"]; write that'
+        )
+
+
+def _split(config: RunConfig, settings: dict[str, Any]) -> Iterator[str]:
+    """Sizes of the model that the ranks of a split teacher do not divide."""
+    ranks = config.teacher.ranks if config.objective.has_teacher else 1
+    uneven = undivided(settings["thinker_config"], ranks)
+    if uneven:
+        yield (
+            f"teacher.tensor_parallel_size: {ranks} does not divide the model's {', '.join(uneven)}; "
+            "write a number that divides them all"
         )
 
 

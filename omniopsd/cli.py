@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.output_guard import guard_output
 from cluster.runtime import RuntimeFault
 from omniopsd.bench.commands import add_commands as add_bench_commands
 from omniopsd.planning.commands import add_commands as add_plan_commands
@@ -26,6 +27,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "VLLM_LOGGING_L
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code."""
+    guard_output()
     return execute(parser().parse_args(arguments))
 
 

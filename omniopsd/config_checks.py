@@ -13,13 +13,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from learner.config import LearnerConfig
 from omniopsd.config import RunConfig
 from omniopsd.idle_keys import idle_keys
+from omniopsd.machine_checks import machine_conflicts
 from omniopsd.objective_checks import Finding, objective_conflicts
 from omniopsd.rationales.checks import cache_conflicts
-from rollout.config import RolloutConfig
-from teacher.config import TeacherConfig
 
 FLOAT32_PROBE = 1e-2
 BFLOAT16_PROBE = (1e-2, 0.5)
@@ -51,7 +49,7 @@ def conflicts(config: RunConfig) -> Iterator[Finding]:
     yield from _teacher(config)
     yield from _learner(config)
     yield from _weights(config)
-    yield from _machines(config)
+    yield from machine_conflicts(config)
     yield from cache_conflicts(config)
     yield from _alarms(config)
 
@@ -137,10 +135,13 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
         yield from _colocated_teacher(config)
     elif teacher.scorer == "vllm":
         yield from _vllm_teacher(config)
+    elif teacher.tensor_parallel_size > 1:
+        yield from _split_teacher(config)
     elif teacher.gpus > 1:
         yield (
             "teacher.gpus",
-            f"{teacher.gpus:g}: one teacher runs on one GPU; write 1, and raise teacher.replicas, or scorer: vllm",
+            f"{teacher.gpus:g}, but teacher.tensor_parallel_size is 1; write the same number, or 1 and more "
+            "teacher.replicas",
         )
 
 
@@ -166,6 +167,25 @@ def _colocated_teacher(config: RunConfig) -> Iterator[Finding]:
         yield (
             "eval.teacher",
             "a colocated teacher does not write answers; write eval.teacher: false, or scorer: transformers",
+        )
+
+
+def _split_teacher(config: RunConfig) -> Iterator[Finding]:
+    teacher, ranks = config.teacher, config.teacher.tensor_parallel_size
+    if config.runtime.kind == "inline":
+        yield (
+            "teacher.tensor_parallel_size",
+            f"{ranks} ranks need a process each, but runtime.kind: inline is one; write 1, or kind: ray",
+        )
+    if teacher.gpus > 0 and teacher.gpus != ranks:
+        yield (
+            "teacher.gpus",
+            f"{teacher.gpus:g}, but teacher.tensor_parallel_size is {ranks}; write the same number",
+        )
+    elif teacher.gpus == 0 and config.rollout.gpus + config.learner.gpus > 0:
+        yield (
+            "teacher.gpus",
+            f"0 puts the {ranks} ranks of a teacher on the CPU, while other roles have GPUs; write {ranks}",
         )
 
 
@@ -255,80 +275,6 @@ def _weights(config: RunConfig) -> Iterator[Finding]:
             "weights.probe_every",
             f"{weights.probe_every}, but a push over nccl has no digest, so the probe alone verifies it; write 1",
         )
-
-
-def _machines(config: RunConfig) -> Iterator[Finding]:
-    rollout, runtime = config.rollout, config.runtime
-    if rollout.engine == "vllm" and rollout.gpus > 0 and rollout.gpus != rollout.tensor_parallel_size:
-        yield (
-            "rollout.gpus",
-            f"{rollout.gpus:g}, but rollout.tensor_parallel_size is {rollout.tensor_parallel_size}; "
-            "write the same number",
-        )
-    if rollout.engine == "vllm" and rollout.gpus == 0 and rollout.tensor_parallel_size > 1:
-        yield (
-            "rollout.tensor_parallel_size",
-            f"{rollout.tensor_parallel_size} needs as many GPUs; "
-            f"set rollout.gpus: {rollout.tensor_parallel_size}",
-        )
-    if rollout.engine == "transformers" and rollout.gpus > 1:
-        yield "rollout.gpus", f"{rollout.gpus:g}: the transformers engine runs on one GPU; write 1"
-    if runtime.kind == "inline":
-        yield from _inline(config)
-        return
-    if runtime.colocate == "teacher-learner":
-        yield from _colocated(config)
-    if not re.fullmatch(r"local|auto|[^\s:/]+:\d+", runtime.address):
-        yield "runtime.address", f'found "{runtime.address}"; write local, auto, or host:port'
-    asked = sum(role.cpus * count for role, count in _roles(config))
-    if runtime.address == "local" and runtime.cpus is not None and asked > runtime.cpus:
-        yield (
-            "runtime.cpus",
-            f"{runtime.cpus} CPUs, and the roles ask for {asked:g}; raise it, or lower the cpus of a role",
-        )
-
-
-def _colocated(config: RunConfig) -> Iterator[Finding]:
-    teacher, learner = config.teacher, config.learner
-    if not config.objective.has_teacher or teacher.colocated:
-        yield (
-            "runtime.colocate",
-            "teacher-learner needs a pool of teachers, and this run has none; leave it out",
-        )
-        return
-    if teacher.replicas != learner.ranks:
-        yield (
-            "runtime.colocate",
-            f"teacher-learner pairs each teacher with a rank, but teacher.replicas is {teacher.replicas} and "
-            f"learner.ranks is {learner.ranks}; write the same number",
-        )
-    if learner.gpus == 0 or not 0 < teacher.gpus < 1:
-        yield (
-            "runtime.colocate",
-            f"teacher-learner shares GPUs, but learner.gpus is {learner.gpus} and teacher.gpus is {teacher.gpus:g}; "
-            "write learner.gpus: 1 and a share like teacher.gpus: 0.3",
-        )
-
-
-def _inline(config: RunConfig) -> Iterator[Finding]:
-    """One process has one DeepSpeed group and one set of environment variables."""
-    for key, count in (
-        ("rollout.replicas", config.rollout.replicas),
-        ("teacher.replicas", config.teacher.replicas),
-        ("learner.ranks", config.learner.ranks),
-    ):
-        if count > 1:
-            yield key, f"{count}, but runtime.kind: inline is one process; write 1, or kind: ray"
-    for name in ("rollout", "teacher", "learner"):
-        if getattr(config, name).gpus > 0:
-            yield f"{name}.gpus", "runtime.kind: inline runs on the CPU; write 0, or kind: ray"
-
-
-def _roles(config: RunConfig) -> Iterator[tuple[RolloutConfig | TeacherConfig | LearnerConfig, int]]:
-    yield config.rollout, config.rollout.replicas
-    yield config.learner, config.learner.ranks
-    if config.objective.has_teacher and not config.teacher.colocated:
-        yield config.teacher, config.teacher.replicas
 
 
 def _alarms(config: RunConfig) -> Iterator[Finding]:

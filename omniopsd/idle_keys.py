@@ -40,14 +40,21 @@ def _teacher(config: RunConfig) -> Iterator[Finding]:
                 f"teacher.{name}",
                 f"no effect with weights: {teacher.weights}; leave it out, or write weights: {' or '.join(rules)}",
             )
-    for name in ("tensor_parallel_size", "memory_fraction", "kv_cache_gib"):
+    for name in ("memory_fraction", "kv_cache_gib"):
         if teacher.scorer != "vllm":
             yield (
                 f"teacher.{name}",
                 f"no effect with scorer: {teacher.scorer}; leave it out, or write scorer: vllm",
             )
     if teacher.colocated:
-        for name in ("replicas", "cpus", "gpus", "max_pack_tokens", "timeout_seconds"):
+        for name in (
+            "replicas",
+            "cpus",
+            "gpus",
+            "tensor_parallel_size",
+            "max_pack_tokens",
+            "timeout_seconds",
+        ):
             yield f"teacher.{name}", "no effect with scorer: colocated, which is the learner; leave it out"
     if teacher.scorer == "vllm":
         yield "teacher.max_pack_tokens", "no effect with scorer: vllm, which batches by itself; leave it out"

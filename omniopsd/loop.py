@@ -7,6 +7,7 @@
   4  plan from lengths alone                              (scores stay remote: refs)
   5  ------------ plan + groups + score refs ----------------------------> train
   6  <------------------------------------------------------------------ StepResult
+     (engines on the learner's GPUs sleep from 5 on; the push of 7 wakes them)
   7  publish v+1: learner ==> engines and teachers, all confirm or the step fails; probe
   8  metrics; rollouts kept; checkpoint at its interval
 
@@ -25,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.placement import ROLLOUT_LEARNER
 from cluster.runtime import Ref, Runtime
 from learner.group import LearnerGroup, StepResult
 from learner.group_input import GroupInput
@@ -155,6 +157,8 @@ class TrainLoop:
         with timer.stage("telemetry"):
             inspection = self._inspect(claimed, groups)
         with timer.stage("learner"):
+            if self.config.runtime.colocate == ROLLOUT_LEARNER:
+                self.rollout.sleep()
             result = self._train(claimed, groups, scores, signals)
         with timer.stage("push"):
             if self.teacher is not None and self.refresh.watches:
@@ -187,10 +191,13 @@ class TrainLoop:
         first = self._claimed[-1].step + 1 if self._claimed else step
         for number in range(first, ahead + 1):
             self._claimed.append(self._claim(number))
+        if ahead < last:
+            self.book.decode_ahead(self._samples(ahead + 1).values())
         return self._claimed.popleft()
 
     def _claim(self, step: int) -> Claimed:
-        samples = {s.sample_id: s for s in (self.book.samples[at] for at in self.order.claim(step))}
+        samples = self._samples(step)
+        self.book.decode_ahead(samples.values())
         prompts = {sample_id: self.book.prompt(sample) for sample_id, sample in samples.items()}
         refs = {sample_id: self.runtime.put(prompt) for sample_id, prompt in prompts.items()}
         supervised = self.config.objective.divergence == "cross_entropy"
@@ -200,6 +207,9 @@ class TrainLoop:
         return Claimed(
             step=step, samples=samples, prompts=prompts, refs=refs, calls=tuple(calls), contexts=contexts
         )
+
+    def _samples(self, step: int) -> dict[str, Sample]:
+        return {s.sample_id: s for s in (self.book.samples[at] for at in self.order.claim(step))}
 
     def _spec(self) -> SamplingSpec:
         rollout = self.config.rollout
@@ -361,6 +371,8 @@ class TrainLoop:
         if update is None or self.config.weights.transport == "nccl":
             self.learner.broadcast()
         else:
+            if self.config.runtime.colocate == ROLLOUT_LEARNER:
+                self.learner.release_memory()
             self.rollout.push(update)
 
     def _compare(self, step: int) -> float | None:

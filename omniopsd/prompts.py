@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from learner.objective_config import ContrastConfig
 from omniopsd.config import RunConfig
@@ -11,6 +11,7 @@ from omniopsd.samples import Sample
 from omniopsd.student_prompts import StudentPrompts
 from rationale_cache.types import Rationale
 from rollout.config import MediaConfig, ModelConfig
+from rollout.decoders import DecoderPool
 from rollout.messages import Message
 from rollout.renderer import Renderer
 from rollout.types import Media, Prompt, Rendered
@@ -68,6 +69,14 @@ class PromptBook:
     def media(self, sample: Sample) -> tuple[Media, ...]:
         """The sample's media in prompt order, from memory when they were decoded before."""
         return self._student.media(sample.inputs, sample.where)
+
+    def decode_with(self, decoders: DecoderPool) -> None:
+        """From now on media come from these actors."""
+        self._student.decoders = decoders
+
+    def decode_ahead(self, samples: Iterable[Sample]) -> None:
+        """Let the decoders, if there are any, begin with samples that will be asked for soon."""
+        self._student.decode_ahead((sample.inputs, sample.where) for sample in samples)
 
     def prompt(self, sample: Sample) -> Prompt:
         """The student's prompt: made from `sample.inputs` alone. Raises ContextTooLong."""

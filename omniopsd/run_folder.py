@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from omniopsd.durable import write_durably
 
 RESUME_MAY_CHANGE: tuple[str, ...] = (
-    "run.steps", "run.log_rollouts", "checkpoint.every", "checkpoint.keep",
+    "run.steps", "run.log_rollouts", "checkpoint.every", "checkpoint.keep", "data.media.decoders",
 )  # fmt: skip
 # where and how fast rationales are made; what is asked for may not change, because it decides the keys
 RESUME_MAY_CHANGE += tuple(

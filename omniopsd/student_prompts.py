@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from omniopsd.samples import SampleInputs
 from rollout.config import MediaConfig, ModelConfig
+from rollout.decoders import DecodeJob, DecoderPool
 from rollout.media import MediaCache, decode_media
 from rollout.messages import Message
 from rollout.renderer import Renderer
@@ -26,9 +27,14 @@ class StudentPrompts:
         self._media_config, self._cache = media, MediaCache(media.cache_bytes)
         self._room = model.max_context - max_new_tokens
         self._max_context = model.max_context
+        self.decoders: DecoderPool | None = None
+        """Set once the actors run; until then, and without them, media are decoded here."""
 
     def media(self, inputs: SampleInputs, where: str) -> tuple[Media, ...]:
         """The sample's media in prompt order, from memory when they were decoded before."""
+        if (decoders := self.decoders) is not None:
+            job = _job(inputs, where)
+            return self._cache.get_by(job.key, lambda: decoders.media(job))
         return decode_media(
             inputs.messages,
             inputs.paths,
@@ -37,6 +43,13 @@ class StudentPrompts:
             where=where,
             cache=self._cache,
         )
+
+    def decode_ahead(self, asked: Iterable[tuple[SampleInputs, str]]) -> None:
+        """Let the decoders begin with samples, each with its `where`, that will be asked for soon."""
+        if self.decoders is None:
+            return
+        jobs = [_job(inputs, where) for inputs, where in asked]
+        self.decoders.ahead([job for job in jobs if job.key not in self._cache])
 
     def prompt(self, inputs: SampleInputs, where: str) -> Prompt:
         """The student's prompt. Raises ContextTooLong."""
@@ -66,3 +79,9 @@ class StudentPrompts:
                 f"{self._room} beside rollout.max_new_tokens: shorten the sample or use fewer frames"
             )
         return rendered
+
+
+def _job(inputs: SampleInputs, where: str) -> DecodeJob:
+    return DecodeJob(
+        messages=inputs.messages, paths=inputs.paths, audio_in_video=inputs.audio_in_video, where=where
+    )

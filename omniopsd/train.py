@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from cluster.output_guard import learn_variables
 from cluster.runtime import Runtime, start_runtime
 from omniopsd.alarms import AlarmStop, Watch
 from omniopsd.bench.callback import BenchCallback
@@ -35,6 +36,8 @@ class ResumeError(ValueError):
 
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     """Run to `run.steps` and give the run folder; with `resume`, from its newest whole checkpoint."""
+    if config.rationale_cache is not None and config.rationale_cache.api_key_env is not None:
+        learn_variables([config.rationale_cache.api_key_env])
     if config.rationale_cache is not None and config.rationale_cache.on_miss == "make":
         # brings the HTTP client, which other runs need not have
         from omniopsd.rationales.make import make_missing
@@ -98,6 +101,8 @@ class Run:
             self.progress.stage("starting engines, teachers and learner")
             parts = make_parts(self.config, self.runtime)
             parts.wait_ready()
+            if parts.decoders is not None:
+                self.book.decode_with(parts.decoders)
             loop = TrainLoop(
                 self.config,
                 runtime=self.runtime,

@@ -7,6 +7,8 @@ import stat
 from pathlib import Path
 from typing import NoReturn
 
+from cluster.output_guard import learn_secret
+
 SHOWN = "***"
 
 
@@ -62,6 +64,7 @@ def _checked(text: str | None, where: str) -> Secret:
     key = text.strip()
     if len(key.split()) > 1 or not key.isascii() or not key.isprintable():
         raise SecretError(f"{where} holds more than an API key: one line, no blanks, ASCII")
+    learn_secret(key, where)
     return Secret(key)
 
 

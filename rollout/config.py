@@ -38,6 +38,9 @@ class MediaConfig(BaseModel):
     """Largest decoded image or frame, width x height; a larger one is refused before it is decoded."""
     cache_bytes: int = Field(default=1_000_000_000, ge=0)
     """Decoded media that the driver keeps in memory between epochs."""
+    decoders: int = Field(default=0, ge=0)
+    """Actors of one CPU each, spread over the nodes, that decode the next step's media while engines sample; 0: the
+    driver decodes. The arrays are the same."""
 
 
 class RolloutConfig(BaseModel):
@@ -55,6 +58,9 @@ class RolloutConfig(BaseModel):
     """CPUs that Ray reserves for one engine."""
     gpus: float = Field(default=0.0, ge=0)
     """GPUs that Ray reserves for one engine; must equal `tensor_parallel_size` when not 0."""
+    straddle_nodes: bool = False
+    """Let one tensor-parallel engine lie on GPUs of several nodes where no node has enough. Every layer then waits
+    for the network between them; only for models that fit no single node."""
     rollouts_per_sample: int = Field(default=4, ge=1)
     """Answers sampled for one prompt (G)."""
     max_new_tokens: int = Field(default=512, ge=1)

@@ -62,6 +62,20 @@ class CollectiveReceiver(Protocol):
         """Hold the version from now on; the receipt has no digest, the probe has to judge."""
 
 
+@runtime_checkable
+class SleepingEngine(Protocol):
+    """An engine that gives its GPUs to the learner between two generations (`rollout.sleep_cycle`)."""
+
+    def sleep(self) -> None:
+        """Give up weights and key-values. Raises EngineFault out of order, as the next two."""
+
+    def wake_weights(self) -> None:
+        """Take memory for the weights back; a push has to fill it."""
+
+    def wake_cache(self) -> None:
+        """Take memory for key-values back, once a push is complete: the engine samples again."""
+
+
 def rollout_id(step: int, sample_id: str, index: int) -> str:
     """Names one rollout of a run, e.g. "12/clip-0007/3"."""
     return f"{step}/{sample_id}/{index}"

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -32,7 +32,6 @@ GRID_FRAMES = 2
 GRID_TICKS = 256
 
 T = TypeVar("T")
-Key = tuple[str, int, int, str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ class MediaCache:
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._bytes = 0
-        self._items: OrderedDict[Key, tuple[object, int]] = OrderedDict()
+        self._items: OrderedDict[Hashable, tuple[object, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -73,18 +72,25 @@ class MediaCache:
     def get(self, path: Path, kind: str, fps: float, make: Callable[[], T]) -> T:
         """The value kept for this file, or that of `make`, which is then kept if it fits."""
         stat = path.stat()
-        key = (str(path), stat.st_mtime_ns, stat.st_size, kind, fps)
+        return self.get_by((str(path), stat.st_mtime_ns, stat.st_size, kind, fps), make)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._items
+
+    def get_by(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value kept under a key that names the files' times and sizes itself, or that of `make`."""
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)
                 return cast(T, self._items[key][0])
         value = make()
-        size = value.data.nbytes if isinstance(value, Media) else 0
+        media = value if isinstance(value, tuple) else (value,)
+        size = sum(one.data.nbytes for one in media if isinstance(one, Media))
         if size <= self._limit:
             self._keep(key, value, size)
         return value
 
-    def _keep(self, key: Key, value: object, size: int) -> None:
+    def _keep(self, key: Hashable, value: object, size: int) -> None:
         with self._lock:
             if key in self._items:
                 return
@@ -121,6 +127,22 @@ def decode_media(
         else:
             media.append(reader.audio(path, text) if kind == "audio" else reader.image(path, text))
     return tuple(media)
+
+
+def media_key(messages: Sequence[Message], paths: MediaPaths, audio_in_video: bool) -> Hashable:
+    """Names one sample's media: kinds and files in the order of the prompt, each file's time and size.
+
+    None stands for a file that is not there, or must not be looked at: decoding says which.
+    """
+    stats: list[tuple[int, int] | None] = []
+    for kind in ("video", "audio", "image"):
+        for text in paths.of(kind):
+            try:
+                stat = resolve_path(paths.root, text, text).stat()
+                stats.append((stat.st_mtime_ns, stat.st_size))
+            except (MediaError, OSError):
+                stats.append(None)
+    return media_kinds(messages), paths, audio_in_video, tuple(stats)
 
 
 def sample_fps(seconds: Sequence[float], config: MediaConfig) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,27 @@ class RolloutPool:
     """Engines in a fixed order; prompt chunks go round, so the same run asks the same engine the same."""
 
     def __init__(
-        self, runtime: Runtime, model: ModelConfig, rollout: RolloutConfig, weights: WeightsConfig
+        self,
+        runtime: Runtime,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        weights: WeightsConfig,
+        *,
+        devices: Sequence[str] = (),
     ) -> None:
+        """`devices`: for each engine the GPUs of the learner ranks that it shares; the pool then sleeps and wakes."""
         self.rollout, self.weights = rollout, weights
+        self._asleep = False
         self.actors = [
             runtime.start(
-                f"rollout-{index}", resources(rollout), RolloutWorker, index, model, rollout, weights
+                f"rollout-{index}",
+                resources(rollout, devices[index] if devices else None),
+                RolloutWorker,
+                index,
+                model,
+                rollout,
+                weights,
+                bool(devices),
             )
             for index in range(rollout.replicas)
         ]
@@ -70,14 +85,30 @@ class RolloutPool:
         ]
         return [answer for part in fetch(refs, self.rollout.timeout_seconds) for answer in part]
 
+    def _each(self, method: Callable[[RolloutWorker], None]) -> None:
+        fetch([actor.call(method) for actor in self.actors], self.weights.timeout_seconds)
+
     def nccl_client(self) -> NcclClient:
         """What a sender over NCCL drives these engines by."""
         return NcclClient(self.actors, self.rollout.tensor_parallel_size, self.weights.timeout_seconds)
 
+    def sleep(self) -> None:
+        """Every engine gives its GPUs free; the next `push` wakes them."""
+        self._each(RolloutWorker.sleep)
+        self._asleep = True
+
     def push(self, update: WeightUpdate) -> None:
-        """Give every engine a version. Raises WeightFault naming the engine that does not hold it."""
+        """Give every engine a version. Raises WeightFault naming the engine that does not hold it.
+
+        Engines that sleep get memory for the weights before, and for key-values when all hold the version.
+        """
+        if self._asleep:
+            self._each(RolloutWorker.wake_weights)
         refs = [actor.call(RolloutWorker.update, update) for actor in self.actors]
         require_receipts(fetch(refs, self.weights.timeout_seconds), update)
+        if self._asleep:
+            self._each(RolloutWorker.wake_cache)
+        self._asleep = False
 
     def require_probe(
         self, prompt: Prompt, response_ids: np.ndarray, expected: np.ndarray, version: int
@@ -144,10 +175,15 @@ class NcclClient:
         require_receipts(fetch(refs, self._timeout), held)
 
 
-def resources(rollout: RolloutConfig) -> Resources:
-    """What one engine reserves, and the environment that vLLM needs from its process's start."""
-    threads = {"OMP_NUM_THREADS": str(max(1, int(rollout.cpus)))}
-    return Resources(cpus=rollout.cpus, gpus=rollout.gpus, env=threads | VLLM_ENVIRONMENT)
+def resources(rollout: RolloutConfig, devices: str | None = None) -> Resources:
+    """What one engine reserves, and the environment that vLLM needs from its process's start.
+
+    `devices` ("0,1") are GPUs that others have reserved.
+    """
+    environment = {"OMP_NUM_THREADS": str(max(1, int(rollout.cpus)))} | VLLM_ENVIRONMENT
+    if devices is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = devices
+    return Resources(cpus=rollout.cpus, gpus=rollout.gpus, env=environment)
 
 
 def _parts(items: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -17,9 +17,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+from transformers.distributed import DistributedConfig
 
 PREFIX = "thinker."
 SHARD_BYTES = 4_000_000_000
+# Over the library's plan, which splits a tied embedding and leaves its head without the sums that this needs;
+# ids beyond a split embedding would also become rows of zeros without a word (transformers 5.19). The style's
+# own work is in the backward pass, which a teacher never makes.
+WHOLE = {"model.embed_tokens": "replicated_with_grad_allreduce"}
 
 
 class ModelFolderError(ValueError):
@@ -41,9 +46,13 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def load_thinker(path: str | Path, dtype: str) -> Qwen2_5OmniThinkerForConditionalGeneration:
+def load_thinker(
+    path: str | Path, dtype: str, *, ranks: int = 1
+) -> Qwen2_5OmniThinkerForConditionalGeneration:
     """The thinker in eval mode, its weights as `dtype` ("float32" or "bfloat16"), attention by SDPA.
 
+    With `ranks` above 1 this process's part of it, by the library's plan for the model: the processes of the
+    present group must load together, and the text layers' weights are then DTensors on its device.
     Raises ModelFolderError when a weight is missing, left over or of another shape.
     """
     read_config(path)
@@ -54,6 +63,7 @@ def load_thinker(path: str | Path, dtype: str) -> Qwen2_5OmniThinkerForCondition
             attn_implementation="sdpa",
             output_loading_info=True,
             local_files_only=True,
+            distributed_config=DistributedConfig(tp_size=ranks, tp_plan=WHOLE) if ranks > 1 else None,
         )
     except (OSError, RuntimeError) as error:
         raise ModelFolderError(f"model.path {path}: the weights cannot be loaded: {error}") from error

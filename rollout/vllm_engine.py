@@ -27,6 +27,7 @@ from vllm.platforms import current_platform
 from rollout.config import ModelConfig, RolloutConfig
 from rollout.engine import EngineFault, require_unique, rollout_id, rollout_seed, room
 from rollout.renderer import END, PLACEHOLDERS
+from rollout.sleep_cycle import SleepCycle, SleepUnsupported
 from rollout.thinker import PREFIX
 from rollout.types import (
     MediaUse,
@@ -45,6 +46,8 @@ from rollout.weights import IncomingWeights, WeightFault, weight_names
 STATION = "rollout"
 MEDIA_LIMIT = 64
 """Media of one modality in a prompt; vLLM wants a number, the context length is the real limit."""
+SLEEP_LEVEL = 2
+"""Weights are dropped, not kept in host memory: the next push brings all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ class ScoredRows:
 
 
 class VllmEngine:
-    """A `RolloutEngine` and `CollectiveReceiver` over one vLLM `LLM`."""
+    """A `RolloutEngine`, `CollectiveReceiver` and `SleepingEngine` over one vLLM `LLM`."""
 
     def __init__(
         self,
@@ -68,22 +71,29 @@ class VllmEngine:
         transport: str = OBJECT_STORE,
         station: str = STATION,
         max_logprobs: int = 0,
+        sleeps: bool = False,
     ) -> None:
-        """Load the model folder (version 0).
+        """Load the model folder (version 0). Raises SleepUnsupported where `sleeps` asks for what is not there.
 
         `transport` as in `weights.transport`; `station` names this engine in errors about media;
-        `max_logprobs` is the largest `top_k` of `score_rows`.
+        `max_logprobs` is the largest `top_k` of `score_rows`; `sleeps`: whether `sleep` will be called.
         """
+        if sleeps:
+            _require_sleep_mode(name)
         self.name, self._max_context, self._transport = name, model.max_context, transport
         self._expected = weight_names(model.path)
         self._version: int | None = 0
         self._incoming: IncomingWeights | None = None
-        self._llm = LLM(**_arguments(model, rollout, transport), max_logprobs=max_logprobs)
+        self._cycle = SleepCycle(name)
+        self._llm = LLM(
+            **_arguments(model, rollout, transport), max_logprobs=max_logprobs, enable_sleep_mode=sleeps
+        )
         self._layout = PromptLayout(self._llm, station)
         self._end = int(self._llm.get_tokenizer().convert_tokens_to_ids(END))
 
     @property
     def policy_version(self) -> int:
+        self._cycle.require_awake()
         if self._version is None:
             raise EngineFault(f"{self.name}: an update of the weights did not finish; restart the engine")
         return self._version
@@ -155,6 +165,7 @@ class VllmEngine:
     # --- weights, chunk by chunk
 
     def start_update(self, version: int) -> None:
+        self._cycle.require_weight_memory()
         self._version = None
         self._incoming = IncomingWeights(version, self._expected, self.name)
         self._llm.start_weight_update()
@@ -201,6 +212,22 @@ class VllmEngine:
         if self._incoming is None:
             raise WeightFault(f"{self.name}: weights came without a start_update")
         return self._incoming
+
+    # --- sleep
+
+    def sleep(self) -> None:
+        self._cycle.sleep()
+        self._version = None
+        self._llm.sleep(level=SLEEP_LEVEL)
+
+    def wake_weights(self) -> None:
+        self._cycle.wake_weights()
+        self._llm.wake_up(["weights"])
+
+    def wake_cache(self) -> None:
+        self._cycle.wake_cache(self._version)
+        if not self._llm.wake_up(["kv_cache"]):
+            raise EngineFault(f"{self.name}: vLLM is still asleep in part; restart the engine")
 
     # --- one prompt
 
@@ -284,6 +311,14 @@ class VllmEngine:
         return ids, finish
 
 
+def _require_sleep_mode(name: str) -> None:
+    if not current_platform.is_sleep_mode_available():
+        raise SleepUnsupported(
+            f"{name}: runtime.colocate: rollout-learner needs vLLM's sleep mode, which platform "
+            f"{current_platform.device_name} does not have; write colocate: none"
+        )
+
+
 def _arguments(model: ModelConfig, rollout: RolloutConfig, transport: str) -> dict[str, Any]:
     cpu = current_platform.is_cpu()
     return {
@@ -291,6 +326,7 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, transport: str) -> di
         "dtype": model.dtype,
         "max_model_len": model.max_context,
         "tensor_parallel_size": rollout.tensor_parallel_size,
+        "distributed_executor_backend": _executor(rollout),
         "gpu_memory_utilization": rollout.memory_fraction,
         "kv_cache_memory_bytes": int(rollout.kv_cache_gib * 2**30) if cpu else None,
         "enforce_eager": rollout.enforce_eager,
@@ -307,6 +343,14 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, transport: str) -> di
         "worker_extension_cls": f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
         "seed": 0,
     }
+
+
+def _executor(rollout: RolloutConfig) -> str | None:
+    """How vLLM starts the workers of several GPUs. Left alone it takes Ray inside a placement group, and then
+    refuses a bundle with more than one GPU (0.32)."""
+    if rollout.tensor_parallel_size == 1:
+        return None
+    return "ray" if rollout.straddle_nodes else "mp"
 
 
 def _scored(rows: Sequence[Any], response: np.ndarray, top_k: int) -> ScoredRows:

@@ -10,7 +10,8 @@ import torch
 
 from cluster.runtime import Ref, fetch
 from rollout.config import ModelConfig, RolloutConfig, WeightsConfig
-from rollout.engine import CollectiveReceiver, RolloutEngine
+from rollout.engine import CollectiveReceiver, EngineFault, RolloutEngine, SleepingEngine
+from rollout.sleep_cycle import SleepUnsupported
 from rollout.types import Prompt, RecordError, RolloutGroup, SamplingSpec, WeightReceipt, WeightUpdate
 from rollout.weights import WeightFault
 
@@ -21,11 +22,17 @@ class RolloutWorker:
     """Builds its engine, samples, and takes new weights; refuses anything that is not a `Prompt`."""
 
     def __init__(
-        self, index: int, model: ModelConfig, rollout: RolloutConfig, weights: WeightsConfig
+        self,
+        index: int,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        weights: WeightsConfig,
+        sleeps: bool = False,
     ) -> None:
+        """`sleeps`: whether the engine shares its GPUs with the learner and sleeps while that one trains."""
         self.name = f"rollout-{index}"
         torch.set_num_threads(max(1, int(rollout.cpus)))
-        self.engine = make_engine(self.name, model, rollout, weights)
+        self.engine = make_engine(self.name, model, rollout, weights, sleeps)
 
     def ready(self) -> str:
         """Answers once the engine runs."""
@@ -66,6 +73,23 @@ class RolloutWorker:
         """As `CollectiveReceiver.end_transfer`."""
         return self._receiver().end_transfer(version)
 
+    def sleep(self) -> None:
+        """As `SleepingEngine.sleep`; this and the next two are for `runtime.colocate: rollout-learner`."""
+        self._sleeper().sleep()
+
+    def wake_weights(self) -> None:
+        """As `SleepingEngine.wake_weights`."""
+        self._sleeper().wake_weights()
+
+    def wake_cache(self) -> None:
+        """As `SleepingEngine.wake_cache`."""
+        self._sleeper().wake_cache()
+
+    def _sleeper(self) -> SleepingEngine:
+        if not isinstance(self.engine, SleepingEngine):
+            raise EngineFault(f"{self.name}: this engine cannot sleep")
+        return self.engine
+
     def _receiver(self) -> CollectiveReceiver:
         if not isinstance(self.engine, CollectiveReceiver):
             raise WeightFault(f"{self.name}: this engine takes weights as chunks only, not in collectives")
@@ -73,16 +97,20 @@ class RolloutWorker:
 
 
 def make_engine(
-    name: str, model: ModelConfig, rollout: RolloutConfig, weights: WeightsConfig
+    name: str, model: ModelConfig, rollout: RolloutConfig, weights: WeightsConfig, sleeps: bool = False
 ) -> RolloutEngine:
-    """The engine that the config names; its library is imported only now."""
+    """The engine that the config names; its library is imported only now. Raises SleepUnsupported."""
     if rollout.engine == "transformers":
         from rollout.transformers_engine import TransformersEngine
 
+        if sleeps:
+            raise SleepUnsupported(
+                f"{name}: the transformers engine cannot sleep; write rollout.engine: vllm"
+            )
         return TransformersEngine(model, rollout, name)
     from rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(model, rollout, name, transport=weights.transport)
+    return VllmEngine(model, rollout, name, transport=weights.transport, sleeps=sleeps)
 
 
 def _opened(refs: Sequence[Ref[Prompt]]) -> list[Prompt]:

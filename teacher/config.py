@@ -42,21 +42,23 @@ class TeacherConfig(BaseModel):
     missing: Literal["fail", "skip"] = "fail"
     """A sample without the evidence that `privilege` needs: an error, or left out of the data (and counted)."""
     scorer: Literal["transformers", "vllm", "colocated"] = "transformers"
-    """Plain transformers (every support), an own vLLM engine (`objective.support: sampled` or `topk`), which can
-    spread one teacher over several GPUs, or the learner itself with its adapters off (`colocated`: a frozen teacher
+    """Plain transformers (every support), an own vLLM engine (`objective.support: sampled` or `topk`), which
+    batches by itself, or the learner itself with its adapters off (`colocated`: a frozen teacher
     under `learner.lora`, without a second copy of the model)."""
     tensor_parallel_size: int = Field(default=1, ge=1)
-    """GPUs of one vLLM teacher."""
+    """Devices that one teacher is spread over. vLLM: GPUs of its engine. transformers: as many actors on one node,
+    each with its part of the text layers and whole towers, embedding and head; must divide the attention heads, the
+    key-value heads and the `intermediate_size` of the language model."""
     memory_fraction: float = Field(default=0.2, gt=0, le=1)
     """Share of the device's memory for a vLLM teacher (`gpu_memory_utilization`)."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Key-value cache of a vLLM teacher on the CPU; on GPUs `memory_fraction` decides."""
     replicas: int = Field(default=1, ge=1)
-    """Teachers in the pool; each is one Ray actor with one copy of the model."""
+    """Teachers in the pool; each is one copy of the model, in one Ray actor or in `tensor_parallel_size` of them."""
     cpus: float = Field(default=1.0, gt=0)
-    """CPUs that Ray reserves for one teacher."""
+    """CPUs that Ray reserves for one teacher; its ranks share them."""
     gpus: float = Field(default=0.0, ge=0)
-    """GPUs that Ray reserves for one teacher."""
+    """GPUs that Ray reserves for one teacher; must equal `tensor_parallel_size` where that is above 1 (0 is the CPU)."""
     max_pack_tokens: int = Field(default=16384, ge=1)
     """Most tokens of one forward pass; groups are packed up to it."""
     timeout_seconds: float = Field(default=600.0, gt=0)
@@ -66,3 +68,8 @@ class TeacherConfig(BaseModel):
     def colocated(self) -> bool:
         """Whether the learner scores for itself, and there is no pool."""
         return self.scorer == "colocated"
+
+    @property
+    def ranks(self) -> int:
+        """Actors of one teacher: vLLM spreads itself."""
+        return self.tensor_parallel_size if self.scorer == "transformers" else 1

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
 
-from cluster.runtime import Ref, Resources, Runtime, fetch
+from cluster.runtime import Actor, Ref, Resources, Runtime, fetch
 from rollout.config import ModelConfig
 from rollout.pool import VLLM_ENVIRONMENT
 from rollout.types import WeightReceipt, WeightUpdate
 from rollout.weights import require_receipts
 from teacher.config import TeacherConfig
+from teacher.shards import Member
 from teacher.types import GroupScore, PrivilegedContext, ScoreRequest, Support
-from teacher.worker import TeacherWorker
+from teacher.worker import TeacherWorker, actor_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +35,7 @@ class TeacherPool:
     def __init__(self, runtime: Runtime, model: ModelConfig, teacher: TeacherConfig, spec: ScoreSpec) -> None:
         self.config, self.spec = teacher, spec
         self.actors = [
-            runtime.start(
-                f"teacher-{index}", resources(teacher), TeacherWorker, index, model, teacher, spec.top_k
-            )
-            for index in range(teacher.replicas)
+            _start(runtime, index, model, teacher, spec.top_k) for index in range(teacher.replicas)
         ]
         self._turn = count()
 
@@ -86,7 +85,28 @@ class TeacherPool:
 
 
 def resources(teacher: TeacherConfig) -> Resources:
-    """What one teacher reserves."""
-    threads = {"OMP_NUM_THREADS": str(max(1, int(teacher.cpus)))}
-    engine = VLLM_ENVIRONMENT if teacher.scorer == "vllm" else {}
-    return Resources(cpus=teacher.cpus, gpus=teacher.gpus, env=threads | engine)
+    """What one actor of a teacher reserves."""
+    cpus, gpus = teacher.cpus / teacher.ranks, teacher.gpus / teacher.ranks
+    env = {"OMP_NUM_THREADS": str(max(1, int(cpus)))}
+    if teacher.scorer == "vllm":
+        env |= VLLM_ENVIRONMENT
+    elif teacher.ranks > 1 and not gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ""  # the library would take a GPU that it sees
+    return Resources(cpus=cpus, gpus=gpus, env=env)
+
+
+def _start(
+    runtime: Runtime, index: int, model: ModelConfig, teacher: TeacherConfig, top_k: int
+) -> Actor[TeacherWorker]:
+    names = actor_names(index, teacher)
+    if len(names) == 1:
+        return runtime.start(names[0], resources(teacher), TeacherWorker, index, model, teacher, top_k)
+    meeting = uuid.uuid4().hex
+    members = [Member(rank=rank, ranks=len(names), meeting=meeting) for rank in range(len(names))]
+    return runtime.together(
+        f"teacher-{index}",
+        [
+            runtime.start(name, resources(teacher), TeacherWorker, index, model, teacher, top_k, member)
+            for name, member in zip(names, members, strict=True)
+        ],
+    )

@@ -1,7 +1,7 @@
 """A scorer on a vLLM engine of the teacher's own: sampled log-probs and top-k, never hidden rows.
 
 vLLM ships log-probs of every prompt row as Python objects, so a large `top_k` is slow (16 prompts of 400
-tokens: 0.2 s at 0, 3.6 s at 20, 10.6 s at 100 on 2 CPU cores); it serves teachers too large for one GPU.
+tokens: 0.2 s at 0, 3.6 s at 20, 10.6 s at 100 on 2 CPU cores).
 Its distributions are over all rows of the head, those beyond the tokenizer's entries included.
 """
 

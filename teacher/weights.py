@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from teacher.config import TeacherConfig
+from teacher.shards import own_part, part_like, whole_tensors
 
 AVERAGE_FILE = "average.safetensors"
 COPY_FILE = "copy.safetensors"
@@ -74,37 +76,61 @@ class FollowedWeight:
 
 
 class TeacherWeights:
-    """Applies one rule to the parameters of one model, by name."""
+    """Applies one rule to the parameters of one model, by name; to a rank's own parts where they are split.
 
-    def __init__(self, parameters: Mapping[str, Tensor], config: TeacherConfig) -> None:
-        self.config, self.version = config, 0
-        self._followed = {name: FollowedWeight(p, config) for name, p in parameters.items()}
+    A blend of parts is the part of the blend, bit for bit, so pushes and files have whole tensors alone.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], config: TeacherConfig, *, writes: bool = True
+    ) -> None:
+        """`writes`: whether this rank writes the files; one of a teacher's ranks does."""
+        self.config, self.version, self.writes = config, 0, writes
+        self._parameters = dict(parameters)
+        self._followed = {name: FollowedWeight(own_part(p), config) for name, p in parameters.items()}
 
     def follow(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Take in some of the student's new weights; raises KeyError for an unknown name."""
         for name, new in tensors:
-            self._followed[name].follow(new)
+            self._followed[name].follow(part_like(new, self._parameters[name]))
 
     def save(self, folder: Path) -> None:
-        """Write what a resumed teacher cannot get from the first weights and the student's present ones."""
+        """Write what a resumed teacher cannot get from the first weights and the student's present ones.
+
+        All ranks of a teacher must save together.
+        """
+        followed = self._followed.items()
         if self.config.weights == "ema":
-            average = {name: w.memory for name, w in self._followed.items() if w.memory is not None}
-            save_file(average, folder / AVERAGE_FILE)
+            self._write(folder / AVERAGE_FILE, [(n, w.memory) for n, w in followed if w.memory is not None])
         if self.config.weights in COPIES:
-            copies = {name: w.weight.detach().contiguous() for name, w in self._followed.items()}
-            save_file(copies, folder / COPY_FILE)
-        (folder / VERSION_FILE).write_text(json.dumps({"version": self.version}))
+            self._write(folder / COPY_FILE, [(n, w.weight.detach()) for n, w in followed])
+        if self.writes:
+            (folder / VERSION_FILE).write_text(json.dumps({"version": self.version}))
+
+    def _write(self, file: Path, parts: Iterable[tuple[str, Tensor]]) -> None:
+        kept = {}
+        for name, whole in whole_tensors(parts, self._parameters):
+            if self.writes:
+                kept[name] = whole.cpu().contiguous()
+        if self.writes:
+            save_file(kept, file)
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
         """Take an average (rule ema) or a copy (hard, gated) back from a checkpoint and use it."""
         self.version = int(json.loads((folder / VERSION_FILE).read_text())["version"])
         if self.config.weights == "ema":
-            for name, tensor in load_file(folder / AVERAGE_FILE).items():
+            for name, part in self._read(folder / AVERAGE_FILE):
                 followed = self._followed[name]
                 assert followed.memory is not None
-                followed.memory.copy_(tensor)
-                followed.weight.copy_(tensor)
+                followed.memory.copy_(part)
+                followed.weight.copy_(part)
         if self.config.weights in COPIES:
-            for name, tensor in load_file(folder / COPY_FILE).items():
-                self._followed[name].weight.copy_(tensor)
+            for name, part in self._read(folder / COPY_FILE):
+                self._followed[name].weight.copy_(part)
+
+    def _read(self, file: Path) -> Iterator[tuple[str, Tensor]]:
+        """One tensor at a time: several ranks of one node read the same file."""
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                yield name, part_like(tensors.get_tensor(name), self._parameters[name])

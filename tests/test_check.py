@@ -95,6 +95,13 @@ def test_a_missing_model_does_not_hide_the_data(material):
     assert "nowhere: no config.json found" in text and "no.jsonl: no such file" in text
 
 
+def test_ranks_that_do_not_divide_the_model_are_refused(material):
+    found = problems(a_config(material, teacher={"tensor_parallel_size": 2}))  # one key-value head
+    assert found.startswith(
+        "teacher.tensor_parallel_size: 2 does not divide the model's num_key_value_heads 1;"
+    )
+
+
 def test_missing_evidence_fails_or_is_counted(material, capsys):
     path = with_rows(material, "bare.jsonl", lambda rows: [{**rows[0], "rationale": None}, *rows[1:]])
     assert "1 of 4 samples have no rationale" in problems(a_config(material, data={"train": path}))

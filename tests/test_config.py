@@ -296,6 +296,8 @@ def test_every_preset_loads(load, path):
 
 # --- contradictions ----------------------------------------------------------------------------
 
+STRADDLE = ["rollout.straddle_nodes=true", "rollout.tensor_parallel_size=2", "rollout.gpus=2"]
+SHARED = ["runtime.colocate=rollout-learner", "rollout.gpus=1", "learner.gpus=1"]
 REFUSED = [
     (["objective.divergence=sampled"], "objective.support", "sampled token alone"),
     (["objective.support=sampled"], "objective.divergence", "needs more than the sampled token"),
@@ -449,7 +451,11 @@ REFUSED = [
     (["teacher.template=hint"], "teacher.template", "{evidence} 0 times"),
     (["teacher.template='{evidence} {evidence}'"], "teacher.template", "{evidence} 2 times"),
     (["teacher.template='<audio> {evidence}'"], "teacher.template", "has <audio>"),
-    (["teacher.gpus=2"], "teacher.gpus", "one teacher runs on one GPU"),
+    (["teacher.gpus=2"], "teacher.gpus", "teacher.tensor_parallel_size is 1; write the same number"),
+    (["teacher.tensor_parallel_size=4", "teacher.gpus=2"], "teacher.gpus", "is 4; write the same number"),
+    (["teacher.tensor_parallel_size=2", "learner.gpus=1"], "teacher.gpus", "0 puts the 2 ranks of a teacher on the"),
+    (["teacher.tensor_parallel_size=2", "runtime.kind=inline"], "teacher.tensor_parallel_size", "need a process each"),
+    (["teacher.scorer=colocated", "teacher.tensor_parallel_size=2"], "teacher.tensor_parallel_size", "the learner"),
     (["teacher.scorer=vllm"], "teacher.scorer", "support: full cannot be rebuilt"),
     (["teacher.scorer=vllm", "teacher.gpus=2"], "teacher.gpus", "write the same number"),
     (["teacher.scorer=vllm", "teacher.tensor_parallel_size=2"], "teacher.tensor_parallel_size", "as many GPUs"),
@@ -482,6 +488,20 @@ REFUSED = [
     (["runtime.kind=inline", "runtime.colocate=teacher-learner"], "runtime.colocate", "no effect"),
     (["runtime.colocate=teacher-learner"], "runtime.colocate", "shares GPUs, but learner.gpus is 0"),
     (["runtime.colocate=teacher-learner", "teacher.replicas=2"], "runtime.colocate", "pairs each teacher"),
+    (["runtime.colocate=rollout-learner"], "runtime.colocate", "vLLM has no sleep mode"),
+    (["runtime.colocate=rollout-learner", "rollout.engine=transformers"], "runtime.colocate", "needs vLLM"),
+    ([*SHARED, "learner.ranks=2"], "runtime.colocate", "replicas 1 x tensor_parallel_size 1 is 1"),
+    ([*SHARED, "rollout.max_policy_lag=1"], "rollout.max_policy_lag", "the engines sleep then"),
+    ([*SHARED, "weights.transport=nccl"], "weights.transport", "two members on one GPU"),
+    ([*SHARED, "objective.divergence=cross_entropy"], "runtime.colocate", "samples nothing"),
+    (["rollout.straddle_nodes=true"], "rollout.straddle_nodes", "tensor_parallel_size above 1"),
+    ([*STRADDLE, "runtime.kind=inline"], "rollout.straddle_nodes", "is one process"),
+    (
+        [*STRADDLE, "runtime.colocate=rollout-learner", "learner.ranks=2", "learner.gpus=1"],
+        "rollout.straddle_nodes",
+        "lie on one node",
+    ),
+    (["runtime.colocate=teacher-learner", "teacher.tensor_parallel_size=2"], "runtime.colocate", "a whole teacher"),
     (["runtime.address=somewhere"], "runtime.address", "write local, auto, or host:port"),
     (["runtime.cpus=2"], "runtime.cpus", "the roles ask for 3"),
     (["data.test=./train.jsonl"], "data.test", "the same file"),
@@ -526,6 +546,8 @@ def test_a_sampled_divergence_needs_plain_sampling(load, name):
         ["learner.ranks=2", "learner.micro_batches=2", "rollout.replicas=2"],
         ["rollout.gpus=2", "rollout.tensor_parallel_size=2", "teacher.gpus=1", "learner.gpus=1"],
         ["rollout.gpus=1", "learner.gpus=1", "weights.transport=nccl"],
+        ["rollout.gpus=1", "learner.gpus=1", "teacher.gpus=4", "teacher.tensor_parallel_size=4"],
+        ["teacher.tensor_parallel_size=2"],
         ["runtime.kind=inline", "rollout.engine=transformers"],
         ["runtime.address=10.0.0.1:6379"],
         ["data.test=null"],

@@ -13,9 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rollout", "teacher", "learner", "rationale_cache", "cluster", "omniopsd")
 LEAVES = {"cluster.runtime"}
+GUARD = "cluster.output_guard"
 MAY_IMPORT: dict[str, set[str]] = {
     "cluster": {"cluster"},
-    "rationale_cache": {"rationale_cache"},
+    "rationale_cache": {"rationale_cache", GUARD},
     # nothing that builds or answers a student's prompt can reach a rationale
     "rollout": {"rollout"} | LEAVES,
     "teacher": {"teacher", "rollout", "rationale_cache"} | LEAVES,

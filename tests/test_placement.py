@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from cluster.placement import TEACHER_LEARNER, Role, placement, require_fit, slots
+from cluster.placement import ROLLOUT_LEARNER, TEACHER_LEARNER, Role, placement, require_fit, slots
 from cluster.runtime import NotEnoughResources, Resources
 
 
@@ -49,6 +50,49 @@ def test_teacher_and_rank_share_one_gpu() -> None:
         "learner-1": 0.75,
         "teacher-1": 0.25,
     }
+
+
+def test_an_engine_lies_on_the_gpus_of_its_ranks() -> None:
+    roles = [role("rollout", 2, cpus=4, gpus=2), role("learner", 4, cpus=1, gpus=1), ROLES[1]]
+    groups = placement(roles, ROLLOUT_LEARNER)
+    assert [(group.name, group.strategy) for group in groups] == [
+        ("learner+rollout", "PACK"), ("teacher", "SPREAD"),
+    ]  # fmt: skip
+    assert [bundle.asked() for bundle in groups[0].bundles] == [{"CPU": 6, "GPU": 2}] * 2
+    shares = groups[0].bundles[1].shares
+    assert {actor: (share.cpus, share.gpus) for actor, share in shares.items()} == {
+        "learner-2": (1, 1), "learner-3": (1, 1), "rollout-1": (4, 0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("engines", "gpus", "ranks", "own"), [(1, 2, 4, 1), (2, 1, 1, 1), (1, 0, 1, 1), (1, 1, 1, 0)]
+)
+def test_engines_that_do_not_cover_the_ranks_are_refused(
+    engines: int, gpus: float, ranks: int, own: float
+) -> None:
+    roles = [role("rollout", engines, gpus=gpus), role("learner", ranks, gpus=own)]
+    with pytest.raises(ValueError, match="cannot share those of"):
+        placement(roles, ROLLOUT_LEARNER)
+
+
+def test_an_engine_that_may_straddle_has_a_bundle_for_each_gpu_and_a_group_of_its_own() -> None:
+    engines = dataclasses.replace(role("rollout", 2, cpus=4, gpus=3), straddles=True)
+    groups = placement([engines, ROLES[2]])
+    assert [(group.name, group.strategy) for group in groups] == [
+        ("learner", "PACK"), ("rollout-0", "PACK"), ("rollout-1", "PACK"),
+    ]  # fmt: skip
+    # vLLM refuses a bundle with more than one GPU, and counts every bundle of the group as its own
+    assert [bundle.asked() for bundle in groups[2].bundles] == [{"CPU": 4, "GPU": 1}, {"GPU": 1}, {"GPU": 1}]
+    placed = {actor: (at, index, share) for actor, at, index, share in slots(groups)}
+    assert placed["rollout-1"][:2] == (2, 0)
+    assert placed["rollout-1"][2] == Resources(cpus=4, gpus=0)  # vLLM's workers reserve the GPUs
+    small = [{"CPU": 8, "GPU": 2}] * 4
+    require_fit(groups, small)
+    with pytest.raises(NotEnoughResources, match="rollout-0: 4 CPUs and 3 GPUs are needed on one node"):
+        require_fit(placement([dataclasses.replace(engines, straddles=False)]), small)
+    with pytest.raises(NotEnoughResources, match="rollout-0: 4 CPUs and 1 GPUs are needed on one node"):
+        require_fit(groups[1:], [{"CPU": 16, "GPU": 0}, {"CPU": 8, "GPU": 0.5}] + [{"GPU": 0.5}] * 11)
 
 
 @pytest.mark.parametrize(("count", "gpus"), [(1, 0.25), (2, 0.0), (2, 1.0)])

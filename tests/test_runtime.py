@@ -42,6 +42,27 @@ class Counter:
         os._exit(1)
 
 
+class Rank:
+    """One of several that make every call together."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def number(self, add: int) -> int:
+        return self.rank + add
+
+    def fail(self, *, on: tuple[int, ...], wait: float = 0.0) -> int:
+        if self.rank in on:
+            raise RecordError(f"on {self.rank}")
+        time.sleep(wait)
+        return self.rank
+
+    def die(self, *, on: int) -> None:
+        if self.rank == on:
+            os._exit(1)
+        raise ConnectionError("lost a peer")
+
+
 @pytest.fixture(scope="module", params=["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
     made = start_runtime(RuntimeConfig(kind=request.param, cpus=8))

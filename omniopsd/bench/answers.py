@@ -50,7 +50,7 @@ def asked(sets: Sequence[PreparedSet], config: RunConfig, model_sha256: str) -> 
         "engine": config.rollout.engine,
         "max_new_tokens": config.rollout.max_new_tokens,
         "max_context": config.model.max_context,
-        "media": config.data.media.model_dump(mode="json", exclude={"cache_bytes"}),
+        "media": config.data.media.model_dump(mode="json", exclude={"cache_bytes", "decoders"}),
     }
     with ThreadPoolExecutor(DECODERS) as threads:
         keys = threads.map(lambda sample: content_key({**settings, **_sample_facts(sample)}), samples)

@@ -139,7 +139,7 @@ def _facts(options: RunOptions, inputs: Inputs) -> dict[str, Any]:
             "split": inputs.prepared.split,
             "question_sha256": inputs.prepared.question_sha256,
             "samples": options.samples,
-            "media": config.data.media.model_dump(mode="json", exclude={"cache_bytes"}),
+            "media": config.data.media.model_dump(mode="json", exclude={"cache_bytes", "decoders"}),
         },
         "answers": {
             "engine": config.rollout.engine,

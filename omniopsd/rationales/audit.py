@@ -8,6 +8,7 @@ gain that they share does not come from the evidence.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from cluster.placement import placement
 from cluster.runtime import Runtime, start_runtime
+from omniopsd.build import roles
 from omniopsd.check import require_sound
 from omniopsd.config import RunConfig
 from omniopsd.durable import write_durably
@@ -26,15 +29,15 @@ from omniopsd.rationales.audit_report import audit_page, audit_table, no_gain, w
 from omniopsd.samples import Sample
 from rollout.evidence import require_same_media
 from rollout.pool import RolloutPool
-from rollout.pool import resources as rollout_resources
 from rollout.renderer import Renderer
 from rollout.types import RolloutGroup, SamplingSpec
 from teacher.pool import ScoreSpec, TeacherPool
-from teacher.pool import resources as teacher_resources
 from teacher.types import Privilege, ScoreRequest
 
 SAMPLES_PER_ROUND = 64
 LEAST = 2
+TABLE_WIDTH = 130
+"""Columns of the table where there is no terminal to ask, such as a log: in 80 its numbers are cut off."""
 AUDITED = ("label", "rationale", "redacted")
 """Privileges that a run may train with and an audit measures; for another one the rationale stands."""
 
@@ -49,7 +52,7 @@ def audit(config: RunConfig, *, samples: int | None = None, out: str | None = No
     Raises AuditError when there is nothing to audit, and, with `on_no_gain: fail`, when the run's own privilege
     gives no gain.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
     privilege = config.teacher.privilege if config.teacher.privilege in AUDITED else "rationale"
     config = _for_audit(config)
     renderer, train, _ = require_sound(config)
@@ -99,10 +102,7 @@ class Audit:
     ) -> None:
         self._config, self._samples, self._runtime, self._console = config, samples, runtime, console
         self._books = {mode: self._book(mode, renderer) for mode in MODES}
-        runtime.require(
-            [rollout_resources(config.rollout)] * config.rollout.replicas
-            + [teacher_resources(config.teacher)] * config.teacher.replicas
-        )
+        runtime.reserve(placement([one for one in roles(config) if one.name != "learner"]))
         spec = ScoreSpec(support="sampled", top_k=1, temperature=1.0)
         self._rollout = RolloutPool(runtime, config.model, config.rollout, config.weights)
         self._teacher = TeacherPool(runtime, config.model, config.teacher, spec)
