@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from omniopsd.config import RunConfig
 from omniopsd.planning import activations as kept
@@ -82,7 +83,7 @@ def learner_memory(
 
 def zero_states(numbers: int, trained: int, stage: int, ranks: int, width: int) -> list[Estimate]:
     """Weights, gradients, masters and moments of one rank by ZeRO stage (ZeRO, arXiv 1910.02054, section 5)."""
-    inputs = {"M": trained, "R": ranks}
+    inputs: dict[str, Any] = {"M": trained, "R": ranks}
     weights = estimate(
         "weights", "bytes", "N * b / R" if stage == 3 else "N * b", N=numbers, b=width, R=ranks
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from learner.plan import PlanError
 from omniopsd.build import has_pool
@@ -138,7 +139,11 @@ def _totals(one: Situation, times: StepTimes | None) -> list[Estimate]:
     answer = Known(value=workload.answers.mean, source="measured" if workload.answers.measured else "exact")
     rendered = Known(value=workload.mean("prompt"), source="rendered")
     context = Known(value=workload.mean("context"), source="rendered")
-    inputs = {"samples": workload.samples, "G": config.rollout.rollouts_per_sample, "T": answer}
+    inputs: dict[str, Any] = {
+        "samples": workload.samples,
+        "G": config.rollout.rollouts_per_sample,
+        "T": answer,
+    }
     found = [
         estimate("student tokens of an epoch", "tokens", "samples * (P + G * T)", P=rendered, **inputs),
         estimate("sampled tokens of an epoch", "tokens", "samples * G * T", **inputs),
@@ -236,11 +241,13 @@ def _calibration_notes(one: Situation) -> list[str]:
             f"the calibration was made with {measured.dtype} on {measured.engine}, this run has {config.model.dtype} on "
             f"{config.rollout.engine}: its fixed times are another's"
         )
+    cpus = {
+        "rollout": config.rollout.cpus,
+        "teacher": config.teacher.cpus,
+        "learner": config.learner.cpus,
+    }
     for role, rates in measured.rates.items():
-        threads = max(
-            1,
-            int({"rollout": config.rollout, "teacher": config.teacher, "learner": config.learner}[role].cpus),
-        )
+        threads = max(1, int(cpus[role]))
         if measured.gpu is None and rates.threads != threads:
             notes.append(f"{role} was calibrated with {rates.threads} threads and has {threads} here")
     return notes

@@ -13,10 +13,11 @@ k samples of a call; S steps, the longest of its answers; F operations, B bytes 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from omniopsd.config import RunConfig
 from omniopsd.planning import activations as work
-from omniopsd.planning.estimate import Estimate, Input, estimate
+from omniopsd.planning.estimate import Estimate, estimate
 from omniopsd.planning.memory import BYTES
 from omniopsd.planning.model_shape import ModelShape
 from omniopsd.planning.rates import Links, Rates
@@ -159,7 +160,7 @@ def train_seconds(one: Work, rates: Rates, collectives: Estimate) -> Estimate:
 
 def fixed_seconds(one: Work, rates: Rates) -> Estimate:
     """What is paid by call, sample, step and token, whatever the sizes of the model."""
-    inputs: dict[str, Input] = {}
+    inputs: dict[str, Any] = {}
     terms = []
     for name, count in one.counts.items():
         inputs |= {f"{name}s": count, name: rates.fixed(name)}
