@@ -14,7 +14,7 @@ from benchmarks.experiments.answers import answer_confidence
 from benchmarks.experiments.arm import ArmRunner, first_alarms
 from benchmarks.experiments.charts import intervals
 from benchmarks.experiments.measures import calibration_error, macro_f1
-from benchmarks.experiments.spec import Experiment, ExperimentError, TrainData, read_experiment
+from benchmarks.experiments.spec import Claim, Experiment, ExperimentError, TrainData, read_experiment
 from benchmarks.experiments.summary import Estimate, estimate, line, paired
 from omniopsd.mer_mini.shift import HINT, mixed_rationales, one_missing, only_media, redacted
 from omniopsd.telemetry_config import AlarmsConfig
@@ -108,6 +108,23 @@ def test_estimates_and_pairs_by_hand():
     assert Estimate(mean=-0.1, half=0.05, seeds=3).verdict() == "lower"
     assert Estimate(mean=0.1, half=0.2, seeds=3).verdict() == "not told apart"
     assert line([(0, 1), (1, 3), (2, 5)]) == pytest.approx((2, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("mean", "gain", "judged"),
+    [
+        (0.1, True, "held"),
+        (-0.1, True, "refuted"),
+        (0.01, True, "open"),
+        (0.1, False, "refuted"),
+        (-0.1, False, "held"),
+        (0.01, False, "held"),
+    ],
+)
+def test_a_claim_of_no_gain_is_refuted_by_a_gain(mean: float, gain: bool, judged: str) -> None:
+    claim = Claim(says="it", better="a", worse="b", gain=gain)
+    assert evidence._judged(claim, Estimate(mean=mean, half=0.05, seeds=3)) == judged
+    assert evidence._judged(claim, Estimate(mean=mean, half=None, seeds=1)) == "one seed"
 
 
 def test_measures_by_hand():

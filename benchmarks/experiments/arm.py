@@ -43,6 +43,7 @@ class ArmRunner:
     def __init__(self, experiment: Experiment, root: Path) -> None:
         self.experiment, self.root = experiment, root
         self._examiners: Examiners = {}
+        self._untrained: dict[str, dict[str, Any]] = {}
 
     def run(self, arm: str, seed: int) -> dict[str, Any]:
         """Train and examine; everything that there is to know of the run, as JSON."""
@@ -57,13 +58,21 @@ class ArmRunner:
             model, rows = self._train(config)
             result |= {"curves": _curves(rows), "first_alarms": first_alarms(rows, config.alarms)}
         result["train_seconds"] = time.monotonic() - begin
-        examiner = self._examiner(config, self.experiment.data_of(arm).media)
-        result["tests"] = _record(examiner.answers(model))
-        if spec.evidence:
-            result["tests_with_evidence"] = _record(examiner.answers(model, evidence=True))
+        tests = self._untrained.get(arm) or self._tests(config, arm, model)
+        if not spec.train:  # no seed changes the start model or the tests
+            self._untrained[arm] = tests
+        result |= tests
         result["seconds"] = time.monotonic() - begin
         shutil.rmtree(Path(config.run.root) / config.run.name, ignore_errors=True)
         return result | {"settings": _settings(config), "provenance": provenance_now()}
+
+    def _tests(self, config: RunConfig, arm: str, model: Path) -> dict[str, Any]:
+        """The held-out answers, and those with the rationale in the prompt where the arm asks for them."""
+        examiner = self._examiner(config, self.experiment.data_of(arm).media)
+        found: dict[str, Any] = {"tests": _record(examiner.answers(model))}
+        if self.experiment.arms[arm].evidence:
+            found["tests_with_evidence"] = _record(examiner.answers(model, evidence=True))
+        return found
 
     def config(self, arm: str, seed: int) -> RunConfig:
         """The run config of one arm and seed. Raises ConfigError."""

@@ -167,16 +167,25 @@ def _accuracies(name: str, arm: str, test: str, results: dict[str, Results]) -> 
 
 
 def _claims(claims: Sequence[Claim], name: str, results: dict[str, Results]) -> str:
-    said = {"higher": "held", "lower": "refuted", "not told apart": "open", "one seed": "one seed"}
     rows = []
     for claim in claims:
         for test in claim.tests:
             found = _difference(name, claim.better, claim.worse, test, results)
             if found is not None:
-                rows.append([claim.says, test, _signed(found), str(found.seeds), said[found.verdict()]])
+                rows.append([claim.says, test, _signed(found), str(found.seeds), _judged(claim, found)])
     return "What was expected, and what came. Difference in accuracy, seed by seed.\n\n" + _table(
         ["claim", "test", "difference", "seeds", "verdict"], rows
     )
+
+
+def _judged(claim: Claim, found: Estimate) -> str:
+    """Held, refuted, open, or one seed; a claim of no gain holds unless there is one."""
+    verdict = found.verdict()
+    if verdict == "one seed":
+        return verdict
+    if not claim.gain:
+        return "refuted" if verdict == "higher" else "held"
+    return {"higher": "held", "lower": "refuted"}.get(verdict, "open")
 
 
 def _alarms(own: Results) -> str:

@@ -70,6 +70,8 @@ class Claim(BaseModel):
     """The arm that should be ahead."""
     worse: str
     """The arm that should be behind."""
+    gain: bool = True
+    """False: the claim is that `better` is not ahead at all."""
     tests: tuple[Test, ...] = ("in-domain",)
     """Where; each is judged by itself."""
 
