@@ -44,7 +44,7 @@ def main() -> None:
     root = Path(options.root)
     values = yaml.safe_load(Path(options.run).read_text()) if options.run else _demo_run(root)
     model, rows = values["model"]["path"], Path(values["data"]["train"])
-    config_file = _config(root, values, _without_rationales(rows, root), port := _free_port())
+    config_file = _config(root, values, _without_rationales(rows), port := _free_port())
     server = _serve(model, port, root / "server.log")
     try:
         _wait(port, server)
@@ -174,15 +174,11 @@ def _served(port: int) -> int:
     return round(sum(float(line.rpartition(" ")[2]) for line in counts))
 
 
-def _without_rationales(file: Path, root: Path) -> Path:
-    """The first clips of a row file, their media by full path."""
+def _without_rationales(file: Path) -> Path:
+    """The first clips of a row file, beside it: media paths are relative to it."""
     rows = [json.loads(line) for line in file.read_text().splitlines()[:CLIPS]]
-    for row in rows:
-        row["rationale"] = None
-        for medium in ("videos", "audios", "images"):
-            row[medium] = [str((file.parent / name).resolve()) for name in row.get(medium, ())]
-    bare = root / "bare.jsonl"
-    bare.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bare = file.with_name("bare.jsonl")
+    bare.write_text("".join(json.dumps({**row, "rationale": None}) + "\n" for row in rows))
     return bare
 
 
