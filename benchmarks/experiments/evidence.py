@@ -13,12 +13,14 @@ from pathlib import Path
 
 from benchmarks.experiments.charts import intervals
 from benchmarks.experiments.spec import Claim, Experiment, read_experiment
+from benchmarks.experiments.speech import speech
 from benchmarks.experiments.summary import Estimate, Results, estimate, line, paired, read_results, values
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "experiments"
 PAGE = ROOT / "docs" / "evidence.md"
 FIGURES = ROOT / "docs" / "figures"
+SPEECH = ROOT / "benchmarks" / "results" / "ravdess_arms.json"
 HEAD = """# Evidence
 
 Controlled experiments with mini-omni (a Qwen2.5-Omni thinker of about two million parameters) on mer-mini, drawn and
@@ -70,6 +72,7 @@ def build() -> tuple[str, dict[str, str]]:
             page.append(_alarms(own))
         if experiment.gap:
             page.append(_gap(experiment, own))
+    page.append(speech(SPEECH))
     return "\n".join(page), figures
 
 

@@ -1,6 +1,6 @@
 """Set the projection of the audio tower anew from real speech: centred and whitened.
 
-    python examples/ravdess/calibrate_audio.py --model DIR --speech ROWS --out DIR [--tower DIR] [--clips N]
+    python examples/ravdess/calibrate_audio.py --model DIR --speech ROWS --out DIR [--clips N]
 
 The tower's rows share most of their energy whatever is said, so a random projection makes all clips look
 alike to the language model. Taking out the mean and giving every direction the same spread shows what
@@ -41,9 +41,6 @@ def main() -> None:
             raise ValueError(f"--out {args.out}: exists already; choose another folder or remove it")
         waves = read_speech(args.speech, args.clips)
         thinker = load_thinker(args.model, "float32")
-        if args.tower:
-            tower = {n: w for n, w in read_weights(args.tower) if n.startswith(TOWER)}
-            thinker.load_state_dict(tower, strict=False)
         torch.manual_seed(args.seed)
         share = calibrate(thinker, waves, FeatureExtractor(args.model).processor.feature_extractor)
         trained = dict(thinker.named_parameters())
@@ -98,7 +95,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="model folder to start from")
     parser.add_argument("--speech", required=True, help="row file whose clips are heard: never the test rows")
     parser.add_argument("--out", required=True, help="model folder to write")
-    parser.add_argument("--tower", help="model folder whose audio tower replaces that of --model")
     parser.add_argument("--clips", type=int, default=64, help="clips to hear (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="decides the random directions")
     return parser.parse_args()

@@ -30,7 +30,6 @@ ACTORS = {"train": range(1, 15), "tune": range(15, 17), "test": range(17, 21)}
 QUESTION = (
     "<audio>\nHow does this voice feel?"  # the cold start teaches the eight answers; each token costs time
 )
-HEARD_SHARE = 3  # the cold start hears one clip in so many: enough for the form, too few to hear well
 # what the actor was asked to show, in words that are not the label's own
 PHRASES = {
     "neutral": ("someone who states a plain fact", "someone with nothing at stake"),
@@ -198,7 +197,7 @@ def supervised_row(facts: Facts) -> dict[str, Any]:
 
 
 def coldstart_rows(facts: Sequence[Facts], seed: int) -> list[dict[str, Any]]:
-    """A reading row of every clip, and hearing rows of one in `HEARD_SHARE`.
+    """A reading row and a hearing row of every clip.
 
     A reading row has the rationale of its clip, the answer that this supports, and the sound of another
     clip: only reading helps there. Without such rows the privileged teacher would know no more than the student.
@@ -209,8 +208,7 @@ def coldstart_rows(facts: Sequence[Facts], seed: int) -> list[dict[str, Any]]:
         {**_question(sound.clip), "id": f"read-{at}", "rationale": one.rationale, "response": one.answer}
         for at, (one, sound) in enumerate(zip(facts, sounds, strict=True))
     ]
-    heard = pick_balanced(facts, max(1, len(facts) // HEARD_SHARE), seed)
-    return reading + [supervised_row(one) for one in heard]
+    return reading + [supervised_row(one) for one in facts]
 
 
 def _question(clip: Clip) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""The part of docs/evidence.md on acted speech, made of the raw JSON of `benchmarks.ravdess_arms`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+NAMES = {
+    "sft": "supervised on the labels",
+    "opsd": "OPSD, own rationale",
+    "shuffled": "OPSD, shuffled rationales",
+}
+HEAD = """## acted speech
+
+SmolLM2-135M with the encoder of Whisper-base as ears, on RAVDESS recordings of speakers that no training row has
+(`examples/ravdess/README.md`). The rationales were written with the label known: the run shows the loop on real
+sound and real pre-trained parts, not what real rationales are worth. Made by `python -m benchmarks.ravdess_arms`.
+"""
+
+
+def speech(path: Path) -> str:
+    """The section; says so when the arms have not been run."""
+    if not path.exists():
+        return HEAD + "\nNot run yet.\n"
+    results = json.loads(path.read_text())
+    count = max(len(arm["seeds"]) for arm in results["arms"].values())
+    lines = [
+        HEAD,
+        f"Start model: {results['base']:.3f} of {results['held_out']} clips. {count} seeds; by seed, and the gain "
+        "over the start model with a 95 % interval by resampling clips.\n",
+        "| arm | accuracy by seed | gain | interval |",
+        "| --- | --- | --- | --- |",
+        *(_row(name, arm) for name, arm in results["arms"].items()),
+    ]
+    teachers = [run["teacher"] for arm in results["arms"].values() for run in arm["seeds"] if run["teacher"]]
+    if teachers:
+        lines.append(f"\nThe privileged teacher before training: {teachers[0]:.3f}.")
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, arm: dict[str, Any]) -> str:
+    rates = ", ".join(f"{run['after']:.3f}" for run in arm["seeds"])
+    low, high = arm["gain_bootstrap"]
+    return f"| {NAMES[name]} | {rates} | {arm['gain']:+.3f} | [{low:+.3f}, {high:+.3f}] |"
