@@ -48,9 +48,9 @@ CLIPS, STEPS = 256, 3
 CALIBRATED = {"run.samples_per_step": 8}
 VARIANTS: dict[str, dict[str, int]] = {
     "16 samples": {"run.samples_per_step": 16},
-    "8 answers a sample": {"run.samples_per_step": 8, "rollout.rollouts_per_sample": 8},
     "answers of at most 16": {"run.samples_per_step": 16, "rollout.max_new_tokens": 16},
     "calls of 2 samples": {"run.samples_per_step": 8, "rollout.samples_per_call": 2},
+    "8 answers a sample": {"rollout.rollouts_per_sample": 8, "rollout.samples_per_call": 4},
 }
 
 

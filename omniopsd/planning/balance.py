@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cluster.placement import ROLLOUT_LEARNER, TEACHER_LEARNER
 from learner.plan import PlanError
 from omniopsd.build import has_pool
 from omniopsd.config import RunConfig
@@ -34,9 +35,10 @@ class Split:
 def recommended(one: Situation, gpus: int) -> Split | None:
     """The split of `gpus` GPUs with the shortest step whose learner ranks fit their GPU; None without rates.
 
-    More GPUs than help are left alone. Every count up to 14 GPUs is tried, steps of a fourteenth above.
+    Engines on the learner's own GPUs leave nothing to share out: None. More GPUs than help are left alone. Every
+    count up to 14 GPUs is tried, steps of a fourteenth above.
     """
-    if one.tasks is None or gpus < 1:
+    if one.tasks is None or gpus < 1 or one.config.runtime.colocate == ROLLOUT_LEARNER:
         return None
     found = [split for config in _configs(one.config, gpus) if (split := _split(one, config)) is not None]
     return min(found, key=lambda split: (round(split.times.step, 6), split.gpus), default=None)
@@ -46,7 +48,7 @@ def _configs(config: RunConfig, gpus: int) -> Iterator[RunConfig]:
     """Configs that use at most `gpus` GPUs: engines and teachers by turns, the learner takes the rest."""
     engine, pool = max(config.rollout.gpus, 1.0), has_pool(config)
     teacher = max(config.teacher.gpus, 1.0) if pool else 0.0
-    shared = config.runtime.colocate == "teacher-learner"
+    shared = config.runtime.colocate == TEACHER_LEARNER
     stride = max(1, gpus // MOST_TRIES)
     for taken in _counts(gpus, stride):
         engines = int(taken // engine)
@@ -83,7 +85,7 @@ def _split(one: Situation, config: RunConfig) -> Split | None:
     except PlanError:
         return None
     pool = has_pool(config)
-    shared = config.runtime.colocate == "teacher-learner"
+    shared = config.runtime.colocate == TEACHER_LEARNER
     teachers = config.teacher.replicas if pool else 0
     gpus = config.rollout.replicas * max(config.rollout.gpus, 1.0) + config.learner.ranks
     gpus += 0.0 if shared else teachers * max(config.teacher.gpus, 1.0)

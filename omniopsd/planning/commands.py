@@ -186,11 +186,11 @@ def _target(options: argparse.Namespace) -> str:
 def _situation(config: RunConfig, options: argparse.Namespace) -> tuple[Situation, PromptBook]:
     """What a plan is made from, and the samples."""
     from cluster.cluster_file import load_cluster
-    from omniopsd.build import roles
     from omniopsd.planning.calibration import load_calibration
     from omniopsd.planning.hardware import load_hardware, machines
     from omniopsd.planning.model_shape import read_shape
     from omniopsd.planning.situation import Situation
+    from omniopsd.planning.what_if import gpus_of
 
     hardware = load_hardware(options.hardware)
     if options.price is not None:
@@ -198,7 +198,7 @@ def _situation(config: RunConfig, options: argparse.Namespace) -> tuple[Situatio
         hardware = hardware.model_copy(update=prices)
     cluster = load_cluster(options.cluster) if options.cluster else None
     workload, book = _workload(config, options)
-    needed = sum(role.resources.gpus * len(role.actors) for role in roles(config))
+    needed = gpus_of(config)
     calibration = load_calibration(options.calibration) if options.calibration else None
     one = Situation(
         config=config,

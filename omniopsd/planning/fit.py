@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cluster.placement import placement, require_fit
+from cluster.placement import ROLLOUT_LEARNER, TEACHER_LEARNER, placement, require_fit
 from cluster.runtime import NotEnoughResources
 from learner.plan import PlanError
 from omniopsd.build import has_pool, roles
@@ -17,6 +17,8 @@ from omniopsd.planning.memory import BYTES, VLLM_RESERVE, RoleMemory, learner_me
 from omniopsd.planning.situation import Situation
 
 PLENTY_OF_CPUS = 1e9
+RESTING = ("weights", "masters", "moments", "teacher head", "context")
+"""What a learner rank holds while it does nothing."""
 
 
 def problems(
@@ -48,13 +50,15 @@ def _gpus(one: Situation, memory: Sequence[RoleMemory]) -> Iterator[str]:
     if gpu is None:
         return
     have = gpu.memory_gb * 1e9
-    shared = one.config.runtime.colocate == "teacher-learner"
+    shared = one.config.runtime.colocate == TEACHER_LEARNER
     both = [role for role in memory if role.gpu and role.role in ("teacher", "learner")]
     if shared and len(both) == 2 and sum(role.peak.value for role in both) > have:
         yield (
             f"learner and teacher share a {one.machines.kind} of {_gb(have)} and need "
             f"{' + '.join(_gb(role.peak.value) for role in both)}; write runtime.colocate: none, or {_instead(one, have)}"
         )
+    if one.config.runtime.colocate == ROLLOUT_LEARNER:
+        yield from _engine_beside_rank(one, memory, have)
     for role in memory:
         if not role.gpu:
             continue
@@ -71,6 +75,19 @@ def _gpus(one: Situation, memory: Sequence[RoleMemory]) -> Iterator[str]:
                 f"{'teacher.max_pack_tokens' if role.role == 'teacher' else 'rollout.samples_per_call'}, or take a "
                 "larger GPU"
             )
+
+
+def _engine_beside_rank(one: Situation, memory: Sequence[RoleMemory], have: float) -> Iterator[str]:
+    """While an engine is awake the rank on its GPU rests, and keeps its states."""
+    learner = next(role for role in memory if role.role == "learner")
+    resting = sum(part.value for part in learner.parts if part.name in RESTING)
+    share = one.config.rollout.memory_fraction * have
+    if resting + share > have:
+        yield (
+            f"engine and learner rank share a {one.machines.kind} of {_gb(have)}: the resting rank keeps {_gb(resting)} "
+            f"and rollout.memory_fraction {one.config.rollout.memory_fraction:g} is {_gb(share)}; write "
+            f"rollout.memory_fraction: {max(0.05, 1 - resting / have - 0.02):.2f}, or more learner.ranks at zero_stage 3"
+        )
 
 
 def _vllm(one: Situation, role: RoleMemory, have: float) -> Iterator[str]:
@@ -119,7 +136,7 @@ def _hosts(
         )
     counts = {
         "rollout": one.config.rollout.replicas,
-        "teacher": one.config.teacher.replicas * has_pool(one.config),
+        "teacher": one.config.teacher.replicas * one.config.teacher.ranks * has_pool(one.config),
         "learner": one.config.learner.ranks,
     }
     used = sum(part.value for part in driver) + needed

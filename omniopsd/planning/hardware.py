@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.cluster_config import ClusterConfig
+from cluster.cluster_config import ClusterConfig, HeadConfig, WorkerConfig
 from cluster.yaml_file import read_document
 from cluster.yaml_schema import validate
 from omniopsd.planning.config import GpuConfig, HardwareConfig
@@ -126,7 +126,8 @@ def machines(
 
 
 def _nodes(cluster: ClusterConfig, hardware: HardwareConfig, default: str | None) -> list[Node]:
-    parts = [("head", 1, cluster.head), *((group.name, group.count, group) for group in cluster.workers)]
+    parts: list[tuple[str, int, HeadConfig | WorkerConfig]] = [("head", 1, cluster.head)]
+    parts += [(group.name, group.count, group) for group in cluster.workers]
     return [
         Node(
             name=name,

@@ -103,9 +103,24 @@ def teacher_memory(
 ) -> RoleMemory:
     """One teacher: its weights, the float32 memory of its rule, and the largest pack it scores at one time."""
     teacher, gpu, width = config.teacher, config.teacher.gpus > 0, BYTES[config.model.dtype]
-    weights = estimate("weights", "bytes", "N * b", N=shape.parameters, b=width)
+    text = shape.by_part()["text"]
+    weights = estimate(
+        "weights",
+        "bytes",
+        "(whole + text / ranks) * b",
+        whole=shape.parameters - text,
+        text=text,
+        ranks=teacher.ranks,
+        b=width,
+    )
     average = estimate(
-        "average", "bytes", "4 * N", N=shape.parameters, note=f"teacher.weights: {teacher.weights}"
+        "average",
+        "bytes",
+        "4 * (whole + text / ranks)",
+        f"teacher.weights: {teacher.weights}",
+        whole=shape.parameters - text,
+        text=text,
+        ranks=teacher.ranks,
     )
     own = [weights, average] if teacher.weights in ("ema", "trust_region") else [weights]
     if teacher.scorer == "vllm":

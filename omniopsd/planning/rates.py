@@ -58,10 +58,11 @@ def role_rates(
         )
     if not gpus or machines.gpu is None:
         return None
-    return _from_data_sheet(role, gpus, config, machines)
+    return _from_data_sheet(role, config, machines)
 
 
-def _from_data_sheet(role: Role, gpus: float, config: RunConfig, machines: Machines) -> Rates:
+def _from_data_sheet(role: Role, config: RunConfig, machines: Machines) -> Rates:
+    """Of one GPU: the work of a tensor-parallel actor is counted for each of its GPUs."""
     gpu, assumed = machines.gpu, machines.hardware.efficiency
     assert gpu is not None  # the caller has looked
     peak = gpu.bfloat16_tflops if config.model.dtype == "bfloat16" else gpu.float32_tflops
@@ -70,8 +71,8 @@ def _from_data_sheet(role: Role, gpus: float, config: RunConfig, machines: Machi
     if role == "rollout":
         seconds["step"] = assumed.decode_step_seconds
     return Rates(
-        flops=Known(value=peak * TERA * share * gpus, source="assumption"),
-        bandwidth=Known(value=gpu.bandwidth_gbs * GIGA * assumed.decode * gpus, source="assumption"),
+        flops=Known(value=peak * TERA * share, source="assumption"),
+        bandwidth=Known(value=gpu.bandwidth_gbs * GIGA * assumed.decode, source="assumption"),
         seconds={name: Known(value=value, source="assumption") for name, value in seconds.items()},
     )
 

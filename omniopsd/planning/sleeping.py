@@ -183,11 +183,11 @@ class SleepingActor(Actor[T]):
     """Calls the sleeper's method of the same name."""
 
     def __init__(self, inner: Actor[Any], sleeper: type[Sleeper]) -> None:
-        self.name, self._inner, self._sleeper = inner.name, inner, sleeper
+        self.name, self.inner, self.sleeper = inner.name, inner, sleeper
 
     def call(self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
-        own: Callable[..., R] = getattr(self._sleeper, method.__name__)
-        return self._inner.call(own, *args, **kwargs)
+        own: Callable[..., R] = getattr(self.sleeper, method.__name__)
+        return self.inner.call(own, *args, **kwargs)
 
 
 class SleepingRuntime(Runtime):
@@ -202,6 +202,10 @@ class SleepingRuntime(Runtime):
         sleeper = SLEEPERS[name.partition("-")[0]]
         inner = self._inner.start(name, Resources(cpus=LIGHT), sleeper, name, self._durations, self._calls)
         return SleepingActor(inner, sleeper)
+
+    def together(self, name: str, actors: Sequence[Actor[T]]) -> Actor[T]:
+        sleepers = [actor for actor in actors if isinstance(actor, SleepingActor)]
+        return SleepingActor(self._inner.together(name, [one.inner for one in sleepers]), sleepers[0].sleeper)
 
     def put(self, value: R) -> Ref[R]:
         return self._inner.put(value)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cluster.placement import ROLLOUT_LEARNER, TEACHER_LEARNER
 from omniopsd.build import has_pool, roles
 from omniopsd.config import RunConfig
 from omniopsd.planning.balance import split_config
@@ -61,10 +62,13 @@ def what_if(
 
 
 def gpus_of(config: RunConfig) -> int:
-    """GPUs that the actors of a config reserve."""
-    total = sum(role.resources.gpus * len(role.actors) for role in roles(config))
-    shared = config.runtime.colocate == "teacher-learner" and has_pool(config)
-    return round(total - (config.teacher.gpus * config.teacher.replicas if shared else 0.0))
+    """GPUs that the actors of a config take, shared ones once."""
+    own = {role.name: role.resources.gpus * len(role.actors) for role in roles(config)}
+    if config.runtime.colocate == TEACHER_LEARNER and has_pool(config):
+        own["teacher"] = 0.0
+    if config.runtime.colocate == ROLLOUT_LEARNER:
+        own["rollout"] = 0.0
+    return round(sum(own.values()))
 
 
 def scale(one: Situation, gpus: int, scale_batch: bool) -> Situation:
