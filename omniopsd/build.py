@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.placement import ROLLOUT_LEARNER, Role, placement
+from cluster.placement import ROLLOUT_LEARNER, Group, Role, placement
 from cluster.runtime import Resources, Runtime
 from learner.group import LearnerGroup
 from learner.group import resources as learner_resources
@@ -85,6 +86,11 @@ def roles(config: RunConfig) -> list[Role]:
         _role("learner", config.learner.ranks, learner_resources(config.learner)),
         _role("decoder", config.data.media.decoders, decoder_resources()),
     ]
+
+
+def groups_of(config: RunConfig, names: Collection[str]) -> list[Group]:
+    """The placement of some roles by name, none sharing GPUs: for programs that start no learner."""
+    return placement([role for role in roles(config) if role.name in names])
 
 
 def identity_files(model: str) -> dict[str, str]:

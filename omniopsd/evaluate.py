@@ -134,12 +134,14 @@ def results_table(results: Results, title: str) -> Table:
 
 def run_eval(source: str, data: str, *, overrides: Sequence[str] = (), out: str | None = None) -> None:
     """`omniopsd eval`: a run's newest checkpoint or a model folder, greedy, no privilege."""
+    from omniopsd.build import groups_of
     from omniopsd.model_source import eval_config
 
     config = eval_config(source, data, overrides)
     runtime = start_runtime(config.runtime)
     console = Console()
     try:
+        runtime.reserve(groups_of(config, ("rollout",)))
         pool = RolloutPool(runtime, config.model, config.rollout, config.weights)
         pool.wait_ready()
         evaluation = held_out_evaluation(config, read_samples(data), Renderer(config.model.path))

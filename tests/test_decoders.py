@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cluster.runtime import InlineRuntime
+from omniopsd.build import groups_of, roles
 from omniopsd.check import require_sound
 from omniopsd.config import RunConfig
 from omniopsd.metrics import read
@@ -117,3 +118,10 @@ def test_a_run_has_the_same_numbers_with_and_without(kind: str, tmp_path: Path) 
     assert [[row[name] for name in NUMBERS] for row in rows[0]] == [
         [row[name] for name in NUMBERS] for row in rows[1]
     ]
+
+
+def test_programs_without_a_learner_reserve_neither_it_nor_decoders(tmp_path: Path) -> None:
+    config = run_config(tmp_path, data={"media": {"decoders": 2}})
+    names = [role.name for role in roles(config)]
+    assert names == ["rollout", "teacher", "learner", "decoder"]
+    assert [group.name for group in groups_of(config, ("rollout", "teacher"))] == ["rollout", "teacher"]

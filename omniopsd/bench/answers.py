@@ -22,7 +22,7 @@ from omniopsd.prompts import PromptBook, make_book
 from omniopsd.samples import Sample
 from rollout.media import resolve_path
 from rollout.messages import Message, TextPart
-from rollout.pool import RolloutPool, resources
+from rollout.pool import RolloutPool
 from rollout.renderer import Renderer
 from rollout.types import Modality, Prompt
 from rollout.worker import RolloutWorker
@@ -68,9 +68,11 @@ def answer_all(
     if open_:
         keys = {sample.sample_id: key for sample, key in open_}
         console.print(f"starting {config.rollout.replicas} engine(s) on {config.model.path}", highlight=False)
+        from omniopsd.build import groups_of  # brings the learner's libraries
+
         runtime = start_runtime(config.runtime)
         try:
-            runtime.require([resources(config.rollout)] * config.rollout.replicas)
+            runtime.reserve(groups_of(config, ("rollout",)))
             pool = RolloutPool(runtime, config.model, config.rollout, config.weights)
             pool.wait_ready()
             rest = [sample for sample, _ in open_]

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from cluster.placement import placement
 from cluster.runtime import Runtime, start_runtime
-from omniopsd.build import roles
+from omniopsd.build import groups_of
 from omniopsd.check import require_sound
 from omniopsd.config import RunConfig
 from omniopsd.durable import write_durably
@@ -102,7 +101,7 @@ class Audit:
     ) -> None:
         self._config, self._samples, self._runtime, self._console = config, samples, runtime, console
         self._books = {mode: self._book(mode, renderer) for mode in MODES}
-        runtime.reserve(placement([one for one in roles(config) if one.name != "learner"]))
+        runtime.reserve(groups_of(config, ("rollout", "teacher")))
         spec = ScoreSpec(support="sampled", top_k=1, temperature=1.0)
         self._rollout = RolloutPool(runtime, config.model, config.rollout, config.weights)
         self._teacher = TeacherPool(runtime, config.model, config.teacher, spec)
