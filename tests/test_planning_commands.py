@@ -53,7 +53,16 @@ def test_a_calibration_gives_seconds(scene: Path, capsys: pytest.CaptureFixture[
     ("words", "said"),
     [
         (
-            ["--gpu", "h9000", "--set", "rollout.gpus=1", "--set", "learner.gpus=1"],
+            [
+                "--gpu",
+                "h9000",
+                "--set",
+                "runtime.kind=ray",
+                "--set",
+                "rollout.gpus=1",
+                "--set",
+                "learner.gpus=1",
+            ],
             'GPU "h9000" is not known',
         ),
         (["--lag", "1"], "--lag is a what-if; add --simulate"),
@@ -113,6 +122,7 @@ def test_the_7b_on_a_cluster(tmp_path: Path, scene: Path, capsys: pytest.Capture
             "teacher.gpus=1",
             "learner.gpus=1",
             "learner.ranks=6",
+            "run.samples_per_step=6",
             "learner.zero_stage=2",
             "runtime.kind=ray",
             "weights.probe_tolerance=5e-2",

@@ -45,11 +45,16 @@ class Estimate:
 def estimate(name: str, unit: str, formula: str, /, note: str = "", **inputs: Input) -> Estimate:
     """Compute `formula`, arithmetic over the names of `inputs` with max, min, ceil and floor.
 
-    The text that is shown is the text that is computed.
+    The text that is shown is the text that is computed; inputs that it does not name are left out.
     """
-    known = {key: value if isinstance(value, Known) else exact(value) for key, value in inputs.items()}
+    code = compile(formula, name, "eval")
+    known = {
+        key: value if isinstance(value, Known) else exact(value)
+        for key, value in inputs.items()
+        if key in code.co_names
+    }
     values = {key: one.value for key, one in known.items()}
-    value = float(eval(formula, {"__builtins__": {}, **FUNCTIONS}, values))
+    value = float(eval(code, {"__builtins__": {}, **FUNCTIONS}, values))
     return Estimate(
         name=name,
         value=value,

@@ -173,6 +173,8 @@ def collective_seconds(
 ) -> Estimate:
     """Reduced gradients in float32, gathered weights; at stage 3 the weights once more in every pass."""
     learner = config.learner
+    if learner.ranks == 1:
+        return estimate("collectives", "seconds", "0")
     trained, width = shape.trained(learner), BYTES[config.model.dtype]
     inside = learner.ranks <= max(1, gpus_per_node)
     passes = len(cells.rows) * (2 + learner.gradient_checkpointing) if learner.zero_stage == 3 else 1
