@@ -45,7 +45,7 @@ def test_a_calibration_gives_seconds(scene: Path, capsys: pytest.CaptureFixture[
     save_calibration(scene / "calibration.json", calibration())
     found = planned(scene, capsys, "--calibration", str(scene / "calibration.json"), "--price", "2")
     assert found["step"]["step"] > 0
-    assert {task["source"] for stage in found["stages"] for task in stage["tasks"]} == {"measured"}
+    assert {task["source"] for stage in found["stages"] for task in stage["tasks"]} <= {"measured", "exact"}
     assert found["totals"][-1]["name"] == "cost of an epoch" and found["totals"][-1]["unit"] == "USD"
 
 
