@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 from omniopsd.config import RunConfig
 from omniopsd.planning.calibration import Calibration
 from omniopsd.planning.config import HardwareConfig
@@ -56,10 +58,10 @@ def large_shape() -> ModelShape:
 
 
 def large_folder(small: Path, folder: Path) -> Path:
-    """A model folder with the processor of a small one and a config of the 7B's sizes; it has no weights to speak of."""
+    """A model folder with the processor of a small one and a config of the 7B's sizes; its weights file is empty."""
     shutil.copytree(small, folder)
     for file in folder.glob("*.safetensors"):
-        file.unlink()
+        save_file({}, file)
     config = json.loads((folder / "config.json").read_text())
     thinker = config["thinker_config"] | {"tie_word_embeddings": False}
     for name, values in LARGE.items():

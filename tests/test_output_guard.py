@@ -207,7 +207,7 @@ def test_the_traceback_of_our_programs(program: str) -> None:
     code = (
         f"import argparse, os, sys, {program} as program\n"
         "def run(options): raise IndexError('bug with ' + os.environ['SOME_API_KEY'])\n"
-        "top = argparse.ArgumentParser(); top.set_defaults(run=run)\n"
+        "top = argparse.ArgumentParser(); top.set_defaults(run=run, speaks=False)\n"
         "program.parser = lambda: top\n"
         "print('begin', os.environ['SOME_API_KEY'])\n"
         "program.main([])\n"

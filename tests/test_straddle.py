@@ -16,7 +16,7 @@ def test_the_option_reaches_the_placement() -> None:
         "data": {"train": "t"},
         "rollout": {"tensor_parallel_size": 2, "gpus": 2, "straddle_nodes": True, "replicas": 2},
     }
-    engines, teachers, learner = roles(RunConfig.model_validate(values))
+    engines, teachers, learner, _ = roles(RunConfig.model_validate(values))
     assert engines.straddles and engines.actors == ("rollout-0", "rollout-1")
     assert not teachers.straddles and not learner.straddles
 
