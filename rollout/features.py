@@ -19,7 +19,8 @@ from transformers import Qwen2_5OmniProcessor
 
 from rollout.types import Media, MediaUse, Rendered, media_digest
 
-CACHE_ITEMS = 4096
+CACHE_BYTES = 2 * 2**30
+"""Most that one extractor keeps of what it has made; the oldest goes first. Media are made anew after that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class FeatureExtractor:
         self.processor = Qwen2_5OmniProcessor.from_pretrained(model_path, local_files_only=True)
         self.vocab_size = len(self.processor.tokenizer)  # a head may have more rows, all of them padding
         self._cache: OrderedDict[str, Item] = OrderedDict()
+        self._cached_bytes = 0
 
     def features(self, rendered: Rendered) -> Features:
         """Tower inputs for every medium of a prompt, cached by content."""
@@ -79,8 +81,9 @@ class FeatureExtractor:
         if item is None:
             make = {"video": self._video, "image": self._image, "audio": self._audio}[medium.kind]
             item = self._cache[digest] = make(medium)
-            if len(self._cache) > CACHE_ITEMS:
-                self._cache.popitem(last=False)
+            self._cached_bytes += item.values.nbytes
+            while self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].values.nbytes
         else:
             self._cache.move_to_end(digest)
         return digest, item

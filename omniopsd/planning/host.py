@@ -7,7 +7,7 @@ from omniopsd.planning.calibration import Role
 from omniopsd.planning.estimate import Estimate, Known, estimate
 from omniopsd.planning.memory import BYTES
 from omniopsd.planning.situation import Situation
-from rollout.features import CACHE_ITEMS
+from rollout.features import CACHE_BYTES
 
 DRIVER_BYTES = 1.0e9
 """The driver's process with its libraries (measured on x86-64, rounded): an assumption elsewhere."""
@@ -37,7 +37,7 @@ def driver_memory(one: Situation) -> list[Estimate]:
 
 
 def feature_cache(one: Situation, role: Role) -> Estimate | None:
-    """Tower inputs that an actor keeps for up to 4,096 media (`rollout.features`); vLLM keeps none."""
+    """Tower inputs that an actor keeps up to a limit (`rollout.features`); vLLM keeps none."""
     config = one.config
     engine = {"rollout": config.rollout.engine, "teacher": config.teacher.scorer, "learner": "transformers"}[
         role
@@ -47,10 +47,10 @@ def feature_cache(one: Situation, role: Role) -> Estimate | None:
     return estimate(
         "tower inputs",
         "bytes",
-        "min(samples, items) * 4 * (patches * patch + frames * bins)",
+        "min(limit, samples * 4 * (patches * patch + frames * bins))",
         "once an epoch has gone by",
         samples=one.workload.samples,
-        items=CACHE_ITEMS,
+        limit=CACHE_BYTES,
         patches=_rendered(one.workload.mean("patches")),
         patch=one.shape.vision.input_numbers,
         frames=_rendered(one.workload.mean("frames")),
