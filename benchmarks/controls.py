@@ -1,7 +1,6 @@
 """Does the rationale make the gain? The demo's run over seeds and privilege modes, with intervals.
 
     python benchmarks/controls.py --out benchmarks/results/controls.json [--seeds 3] [--modes rationale shuffled none]
-        [--cpus N]
 
 Every run has training clips of its own seed and the same held-out clips; each is a process of its
 own. Raw counts and answers stay in the run folders, the JSON has the counts and the intervals.
@@ -39,7 +38,7 @@ def main() -> None:
     for seed in range(options.seeds):
         train = write_mer_mini(root / f"train-{seed}", TRAIN_CLIPS, TRAIN_SEED + seed, "train")
         for mode in options.modes:
-            runs[mode].append(_run(root, mode, seed, train, test, options.cpus))
+            runs[mode].append(_run(root, mode, seed, train, test))
     results = {"provenance": provenance_now(), "modes": {m: summarise(r) for m, r in runs.items()}}
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +71,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _run(root: Path, mode: str, seed: int, train: Path, test: Path, cpus: int) -> dict[str, Any]:
+def _run(root: Path, mode: str, seed: int, train: Path, test: Path) -> dict[str, Any]:
     settings = {
         "run.root": root,
         "run.name": f"{mode}-{seed}",
@@ -82,7 +81,6 @@ def _run(root: Path, mode: str, seed: int, train: Path, test: Path, cpus: int) -
         "data.test": test,
         "teacher.privilege": mode,
         "eval.teacher": str(mode == "rationale").lower(),
-        **{f"{role}.cpus": cpus for role in ("rollout", "teacher", "learner")},
     }
     command = [sys.executable, "-m", "omniopsd.cli", "train", str(_config(root, mode))]
     folder = RunFolder(root, f"{mode}-{seed}")
@@ -125,9 +123,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="JSON file to write")
     parser.add_argument("--root", default="runs/controls", help="where data and run folders go")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--cpus", type=int, default=2, help="threads of each role; 1 on a machine that others use too"
-    )
     parser.add_argument("--modes", nargs="+", default=["rationale", "shuffled", "none"])
     return parser.parse_args()
 
