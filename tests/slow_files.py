@@ -19,11 +19,13 @@ MARK = "pytest.mark.slow"
 NOTHING_SELECTED = 5
 LONGEST_FIRST = (
     "cluster_local",
-    "rationale_crash",
-    "rationale_make",
-    "learner_options",
     "learner_ranks",
-    "presets",
+    "bench_run",
+    "broadcast",
+    "decoders",
+    "learner_mixed",
+    "train",
+    "vllm_engine",
 )
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|error)")
 
