@@ -7,7 +7,6 @@ called one by one here, and vLLM is given the same size by name.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5OmniProcessor
 
+from rollout.byte_cache import ByteCache
 from rollout.types import Media, MediaUse, Rendered, media_digest
 
 CACHE_BYTES = 2 * 2**30
@@ -53,8 +53,7 @@ class FeatureExtractor:
     def __init__(self, model_path: str | Path) -> None:
         self.processor = Qwen2_5OmniProcessor.from_pretrained(model_path, local_files_only=True)
         self.vocab_size = len(self.processor.tokenizer)  # a head may have more rows, all of them padding
-        self._cache: OrderedDict[str, Item] = OrderedDict()
-        self._cached_bytes = 0
+        self._cache = ByteCache(CACHE_BYTES, _tower_bytes)
 
     def features(self, rendered: Rendered) -> Features:
         """Tower inputs for every medium of a prompt, cached by content."""
@@ -77,16 +76,8 @@ class FeatureExtractor:
 
     def _item(self, medium: Media) -> tuple[str, Item]:
         digest = media_digest(medium.kind, medium.data, medium.fps)
-        item = self._cache.get(digest)
-        if item is None:
-            make = {"video": self._video, "image": self._image, "audio": self._audio}[medium.kind]
-            item = self._cache[digest] = make(medium)
-            self._cached_bytes += item.values.nbytes
-            while self._cached_bytes > CACHE_BYTES:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].values.nbytes
-        else:
-            self._cache.move_to_end(digest)
-        return digest, item
+        make = {"video": self._video, "image": self._image, "audio": self._audio}[medium.kind]
+        return digest, self._cache.get_by(digest, lambda: make(medium))
 
     def _video(self, medium: Media) -> Item:
         videos = self.processor.video_processor
@@ -117,6 +108,11 @@ class FeatureExtractor:
             return audio_tokens(item.values.shape[1])
         t, h, w = item.grid
         return t * h * w // self.processor.image_processor.merge_size**2
+
+
+def _tower_bytes(item: object) -> int:
+    assert isinstance(item, Item)
+    return item.values.nbytes
 
 
 def audio_tokens(mel_frames: int) -> int:

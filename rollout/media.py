@@ -14,15 +14,14 @@ would differ by one.
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 
+from rollout.byte_cache import ByteCache
 from rollout.config import MediaConfig
 from rollout.decode import MediaError, VideoInfo, probe_video, read_audio, read_image, read_track, read_video
 from rollout.messages import Message, media_kinds
@@ -51,54 +50,21 @@ class MediaPaths:
         return {"video": self.videos, "audio": self.audios, "image": self.images}[kind]
 
 
-class MediaCache:
-    """Decoded media kept between epochs, the least recently used dropped first. Thread-safe.
-
-    The key has the file's time and size, so a changed file is decoded again. Two threads that miss
-    at once both decode, and the first result is kept.
-    """
+class MediaCache(ByteCache):
+    """Decoded media kept between epochs. A key has the files' times and sizes: a changed file is decoded again."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._bytes = 0
-        self._items: OrderedDict[Hashable, tuple[object, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of array data held now."""
-        return self._bytes
+        super().__init__(limit_bytes, _array_bytes)
 
     def get(self, path: Path, kind: str, fps: float, make: Callable[[], T]) -> T:
         """The value kept for this file, or that of `make`, which is then kept if it fits."""
         stat = path.stat()
         return self.get_by((str(path), stat.st_mtime_ns, stat.st_size, kind, fps), make)
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._items
 
-    def get_by(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value kept under a key that names the files' times and sizes itself, or that of `make`."""
-        with self._lock:
-            if key in self._items:
-                self._items.move_to_end(key)
-                return cast(T, self._items[key][0])
-        value = make()
-        media = value if isinstance(value, tuple) else (value,)
-        size = sum(one.data.nbytes for one in media if isinstance(one, Media))
-        if size <= self._limit:
-            self._keep(key, value, size)
-        return value
-
-    def _keep(self, key: Hashable, value: object, size: int) -> None:
-        with self._lock:
-            if key in self._items:
-                return
-            self._items[key] = (value, size)
-            self._bytes += size
-            while self._bytes > self._limit:
-                _, (_, dropped) = self._items.popitem(last=False)
-                self._bytes -= dropped
+def _array_bytes(value: object) -> int:
+    media = value if isinstance(value, tuple) else (value,)
+    return sum(one.data.nbytes for one in media if isinstance(one, Media))
 
 
 def decode_media(
