@@ -75,15 +75,12 @@ def main() -> None:
 
 
 def configured(data: Path, folder: Path, **keys: Any) -> RunConfig:
-    """The demo with one thread a role, and some keys."""
+    """The demo, which has one thread a role, and some keys."""
     settings = {
         "run.root": folder,
         "model.path": STUDENT,
         "data.train": data,
         "data.test": "null",
-        "rollout.cpus": 1,
-        "teacher.cpus": 1,
-        "learner.cpus": 1,
         **keys,
     }
     return load_config(CONFIG, [f"{key}={value}" for key, value in settings.items()])

@@ -13,10 +13,8 @@ def task_bound(task: Estimate) -> str:
     given = task.inputs
     if task.name == "generate call":
         decode, read = given["decode"] / given["F"], given["read"] / given["B"]
-        parts = {FIXED: given["fixed"], COMPUTE: given["prefill"] / given["F"]}
-        parts[COMPUTE if decode >= read else MEMORY] = parts.get(
-            COMPUTE if decode >= read else MEMORY, 0.0
-        ) + max(decode, read)
+        parts = {FIXED: given["fixed"], COMPUTE: given["prefill"] / given["F"], MEMORY: 0.0}
+        parts[COMPUTE if decode >= read else MEMORY] += max(decode, read)
     elif task.name == "score call":
         work, read = given["work"] / given["F"], given["weights"] / given["B"]
         parts = {FIXED: given["fixed"], (COMPUTE if work >= read else MEMORY): max(work, read)}

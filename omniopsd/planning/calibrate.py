@@ -30,7 +30,7 @@ from omniopsd.build import Parts, make_parts
 from omniopsd.config import RunConfig
 from omniopsd.planning import probes, stages
 from omniopsd.planning.calibration import AnswerLengths, Calibration, Role, RoleRates
-from omniopsd.planning.estimate import Known
+from omniopsd.planning.estimate import Estimate, Known, estimate
 from omniopsd.planning.fitting import fit_fixed
 from omniopsd.planning.memory import BYTES
 from omniopsd.planning.plan import roles_memory
@@ -133,7 +133,8 @@ class Calibrator:
                 self.parts.rollout.actors[0], RolloutWorker.generate, refs, self._spec(limit), STEP
             )
             groups: list[RolloutGroup] = made.value
-            self._note("rollout", self._generated(groups, prompts), made, count)
+            work = stages.generate_work(self.one.shape, self._seen(groups), self.config, float(size))
+            self._note("rollout", work, made, count)
             if count and limit == self.config.rollout.max_new_tokens:
                 self._lengths.append([len(r.response_ids) for group in groups for r in group.rollouts])
             scored = self._score(groups, contexts, count)
@@ -155,8 +156,8 @@ class Calibrator:
         done = self._call(
             teacher.actors[0], TeacherWorker.score, requests, spec.support, spec.top_k, spec.temperature
         )
-        tokens = [len(c.rendered.token_ids) for c in contexts]
-        self._note("teacher", self._scored(groups, tokens), done, count)
+        work = stages.score_work(self.one.shape, self._seen(groups), self.config, float(len(contexts)))
+        self._note("teacher", work, done, count)
         scores: list[GroupScore] = done.value
         return self.runtime.put(scores)
 
@@ -262,17 +263,11 @@ class Calibrator:
 
     # --- what the formulas say of the calls that were made ------------------------------------------
 
-    def _generated(self, groups: list[RolloutGroup], prompts: list[Prompt]) -> Work:
+    def _seen(self, groups: list[RolloutGroup]) -> Workload:
+        """The workload with the answers that were given."""
         lengths = [len(r.response_ids) for group in groups for r in group.rollouts]
         answers = Answers(mean=mean(lengths), longest=float(max(lengths)), measured=True)
-        workload = replace(self.one.workload, answers=answers)
-        return stages.generate_work(self.one.shape, workload, self.config, float(len(prompts)))
-
-    def _scored(self, groups: list[RolloutGroup], contexts: list[int]) -> Work:
-        lengths = [len(r.response_ids) for group in groups for r in group.rollouts]
-        answers = Answers(mean=mean(lengths), longest=float(max(lengths)), measured=True)
-        workload = replace(self.one.workload, answers=answers)
-        return stages.score_work(self.one.shape, workload, self.config, float(len(contexts)))
+        return replace(self.one.workload, answers=answers)
 
     def _note(self, role: Role, work: Work, done: Timed, count: bool) -> None:
         if count:
@@ -366,9 +361,7 @@ class Calibrator:
         return found
 
 
-def _train_seconds(work: Work, rates: Rates) -> Any:
-    from omniopsd.planning.estimate import estimate
-
+def _train_seconds(work: Work, rates: Rates) -> Estimate:
     return stages.train_seconds(work, rates, estimate("collectives", "seconds", "0"))
 
 

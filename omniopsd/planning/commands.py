@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omniopsd.config import RunConfig
+    from omniopsd.planning.calibration import Calibration
     from omniopsd.planning.situation import Situation
     from omniopsd.planning.workload import Workload
     from omniopsd.prompts import PromptBook
@@ -197,27 +198,26 @@ def _situation(config: RunConfig, options: argparse.Namespace) -> tuple[Situatio
         prices = {"price_per_gpu_hour": options.price, "price_per_node_hour": options.price}
         hardware = hardware.model_copy(update=prices)
     cluster = load_cluster(options.cluster) if options.cluster else None
-    workload, book = _workload(config, options)
-    needed = gpus_of(config)
     calibration = load_calibration(options.calibration) if options.calibration else None
+    workload, book = _workload(config, options, calibration)
     one = Situation(
         config=config,
         shape=read_shape(config.model.path),
         workload=workload,
-        machines=machines(cluster, hardware, options.gpu, needed),
+        machines=machines(cluster, hardware, options.gpu, gpus_of(config)),
         calibration=calibration,
     )
     return one, book
 
 
-def _workload(config: RunConfig, options: argparse.Namespace) -> tuple[Workload, PromptBook]:
+def _workload(
+    config: RunConfig, options: argparse.Namespace, calibration: Calibration | None
+) -> tuple[Workload, PromptBook]:
     from omniopsd.check import require_sound
-    from omniopsd.planning.calibration import load_calibration
     from omniopsd.planning.workload import answers, measure
     from omniopsd.prompts import make_book
     from rollout.features import FeatureExtractor
 
-    calibration = load_calibration(options.calibration) if options.calibration else None
     renderer, samples, _ = require_sound(config)
     book = make_book(config, samples, renderer)
     lengths = answers(config, options.answer_tokens, calibration)

@@ -105,24 +105,10 @@ def teacher_memory(
     """One teacher: its weights, the float32 memory of its rule, and the largest pack it scores at one time."""
     teacher, gpu, width = config.teacher, config.teacher.gpus > 0, BYTES[config.model.dtype]
     text = shape.by_part()["text"]
-    weights = estimate(
-        "weights",
-        "bytes",
-        "(whole + text / ranks) * b",
-        whole=shape.parameters - text,
-        text=text,
-        ranks=teacher.ranks,
-        b=width,
-    )
-    average = estimate(
-        "average",
-        "bytes",
-        "4 * (whole + text / ranks)",
-        f"teacher.weights: {teacher.weights}",
-        whole=shape.parameters - text,
-        text=text,
-        ranks=teacher.ranks,
-    )
+    inputs: dict[str, Any] = {"whole": shape.parameters - text, "text": text, "ranks": teacher.ranks}
+    weights = estimate("weights", "bytes", "(whole + text / ranks) * b", **inputs, b=width)
+    rule = f"teacher.weights: {teacher.weights}"
+    average = estimate("average", "bytes", "4 * (whole + text / ranks)", rule, **inputs)
     own = [weights, average] if teacher.weights in ("ema", "trust_region") else [weights]
     if teacher.scorer == "vllm":
         return _vllm_memory("teacher", config, shape, calibration, () if teacher.weights == "frozen" else own)
@@ -230,33 +216,15 @@ def _passing(config: RunConfig, shape: ModelShape, workload: Workload, worst: Ce
         ),
         estimate("teacher rows", "bytes", "T * D * b", T=worst.responses[at], D=shape.text.width, b=width),
     ]
-    whole = learner.lora is None
-    if whole and "vision" not in learner.freeze:
-        per_patch = kept.vision_bytes(shape.vision, width)
-        patches = workload.longest("patches")
-        parts.append(
-            estimate(
-                "vision activations",
-                "bytes",
-                "groups * patches * patch",
-                groups=groups,
-                patches=patches,
-                patch=per_patch,
-            )
-        )
-    if whole and "audio" not in learner.freeze:
-        per_frame = kept.audio_bytes(shape.audio, width)
-        frames = workload.longest("frames")
-        parts.append(
-            estimate(
-                "audio activations",
-                "bytes",
-                "groups * frames * frame",
-                groups=groups,
-                frames=frames,
-                frame=per_frame,
-            )
-        )
+    towers = (
+        ("vision", "patches", "patch", kept.vision_bytes(shape.vision, width)),
+        ("audio", "frames", "frame", kept.audio_bytes(shape.audio, width)),
+    )
+    for tower, many, one, each in towers:
+        if learner.lora is None and tower not in learner.freeze:
+            inputs: dict[str, Any] = {many: workload.longest(many), one: each}
+            formula = f"groups * {many} * {one}"
+            parts.append(estimate(f"{tower} activations", "bytes", formula, groups=groups, **inputs))
     return parts
 
 

@@ -11,7 +11,7 @@ from omniopsd.build import has_pool
 from omniopsd.config import RunConfig
 from omniopsd.planning.balance import Split, recommended
 from omniopsd.planning.bounds import task_bound, waiting_share
-from omniopsd.planning.estimate import Estimate, Known, estimate
+from omniopsd.planning.estimate import Estimate, Known, estimate, weakest
 from omniopsd.planning.fit import cache_tokens, problems
 from omniopsd.planning.host import driver_memory, feature_cache, object_store, teacher_payload
 from omniopsd.planning.memory import RoleMemory, learner_memory, rollout_memory, teacher_memory
@@ -61,19 +61,19 @@ def make_plan(one: Situation) -> Plan:
     except PlanError as error:
         return _unplanned(one, driver, store, str(error))
     times = steady(one.durations) if one.durations is not None else None
-    found = tuple(problems(one, memory, driver, store))
+    stages = _stages(one, times)
     return Plan(
         situation=one,
         memory=tuple(memory),
         driver=tuple(driver),
         store=tuple(store),
         payload=teacher_payload(one) if has_pool(one.config) else None,
-        stages=_stages(one, times),
+        stages=stages,
         times=times,
         idle=waiting_share(one.durations, times) if one.durations is not None and times is not None else {},
         split=recommended(one, one.machines.gpus),
-        totals=tuple(_totals(one, times)),
-        problems=found,
+        totals=tuple(_totals(one, times, stages)),
+        problems=tuple(problems(one, memory, driver, store)),
         notes=tuple(_notes(one)),
     )
 
@@ -134,7 +134,7 @@ def _stages(one: Situation, times: StepTimes | None) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _totals(one: Situation, times: StepTimes | None) -> list[Estimate]:
+def _totals(one: Situation, times: StepTimes | None, stages: Sequence[Stage]) -> list[Estimate]:
     config, workload, hardware = one.config, one.workload, one.machines.hardware
     answer = Known(value=workload.answers.mean, source="measured" if workload.answers.measured else "exact")
     rendered = Known(value=workload.mean("prompt"), source="rendered")
@@ -154,14 +154,14 @@ def _totals(one: Situation, times: StepTimes | None) -> list[Estimate]:
         )
     if times is None:
         return found
-    weakest = max((task.source for stage in _stages(one, times) for task in stage.tasks), key=_strength)
+    source = weakest(task.source for stage in stages for task in stage.tasks)
     seconds = estimate(
         "seconds of an epoch",
         "seconds",
         "samples / B * step",
         samples=workload.samples,
         B=config.run.samples_per_step,
-        step=Known(value=times.step, source=weakest),
+        step=Known(value=times.step, source=source),
     )
     found.append(seconds)
     if hardware.price_per_gpu_hour is not None and one.machines.gpus:
@@ -279,9 +279,3 @@ def _layout_problem(config: RunConfig, one: Situation, error: str) -> str:
             f"{config.rollout.rollouts_per_sample} full answers ({group} tokens); write at least {group}"
         )
     return f"learner: {error}"
-
-
-def _strength(source: str) -> int:
-    from omniopsd.planning.estimate import STRENGTH
-
-    return [str(one) for one in STRENGTH].index(source)

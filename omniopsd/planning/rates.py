@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from omniopsd.config import RunConfig
 from omniopsd.planning.calibration import Calibration, Role
-from omniopsd.planning.estimate import Known, weakest
+from omniopsd.planning.estimate import Known
 from omniopsd.planning.hardware import Machines
 
 GIGA, TERA = 1e9, 1e12
@@ -98,9 +98,3 @@ def links(machines: Machines, calibration: Calibration | None, on_gpus: bool) ->
         hashing=hashing,
         push=push,
     )
-
-
-def assumed(rates: Mapping[Role, Rates | None]) -> bool:
-    """Whether some rate was not measured."""
-    known = [rate for rate in rates.values() if rate is not None]
-    return weakest(rate.flops.source for rate in known) == "assumption"

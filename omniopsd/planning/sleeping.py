@@ -199,7 +199,9 @@ class SleepingRuntime(Runtime):
     def start(
         self, name: str, resources: Resources, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Actor[T]:
-        sleeper = SLEEPERS[name.partition("-")[0]]
+        sleeper = SLEEPERS.get(name.partition("-")[0])
+        if sleeper is None:  # decoders have no seconds of their own in the timeline
+            return self._inner.start(name, Resources(cpus=LIGHT), cls, *args, **kwargs)
         inner = self._inner.start(name, Resources(cpus=LIGHT), sleeper, name, self._durations, self._calls)
         return SleepingActor(inner, sleeper)
 
@@ -227,28 +229,24 @@ def rehearse(
     config: Any, runtime: Runtime, durations: Durations, calls: Sequence[int], steps: int
 ) -> list[dict[str, float]]:
     """Run the real loop with sleeping actors; the seconds of each step, as `metrics.jsonl` has them."""
-    from learner.group import LearnerGroup
-    from omniopsd.build import has_pool
+    from omniopsd.build import make_parts
     from omniopsd.check import require_sound
     from omniopsd.loop import TrainLoop
     from omniopsd.prompts import make_book
-    from rollout.pool import RolloutPool
-    from teacher.pool import ScoreSpec, TeacherPool
 
     renderer, samples, _ = require_sound(config)
     sleeping = SleepingRuntime(runtime, durations, calls)
-    spec = ScoreSpec(support="sampled", top_k=1, temperature=1.0)
-    rollout = RolloutPool(sleeping, config.model, config.rollout, config.weights)
-    teacher = TeacherPool(sleeping, config.model, config.teacher, spec) if has_pool(config) else None
-    learner = LearnerGroup(
-        sleeping, config.model, config.learner, config.objective, config.teacher, config.weights
-    )
-    rollout.wait_ready()
-    if teacher is not None:
-        teacher.wait_ready()
-    learner.wait_ready()
+    parts = make_parts(config, sleeping)
+    parts.wait_ready()
     book = make_book(config, samples, renderer)
     for sample in book.samples:  # decoded before the clock runs
         book.prompt(sample), book.context(sample)
-    loop = TrainLoop(config, runtime=sleeping, book=book, rollout=rollout, teacher=teacher, learner=learner)
+    loop = TrainLoop(
+        config,
+        runtime=sleeping,
+        book=book,
+        rollout=parts.rollout,
+        teacher=parts.teacher,
+        learner=parts.learner,
+    )
     return [loop.step(step, steps).seconds for step in range(1, steps + 1)]

@@ -10,6 +10,7 @@ from omniopsd.planning.estimate import Estimate
 from omniopsd.planning.hardware import Machines
 from omniopsd.planning.plan import Plan
 
+SIZES = ("prompt", "context", "patches", "frames", "media_bytes")
 UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -66,14 +67,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "workload": {
             "samples": one.workload.samples,
             "rendered": len(one.workload.sizes),
-            "mean": {
-                name: one.workload.mean(name)
-                for name in ("prompt", "context", "patches", "frames", "media_bytes")
-            },
-            "longest": {
-                name: one.workload.longest(name)
-                for name in ("prompt", "context", "patches", "frames", "media_bytes")
-            },
+            "mean": {name: one.workload.mean(name) for name in SIZES},
+            "longest": {name: one.workload.longest(name) for name in SIZES},
             "answers": asdict(one.workload.answers),
             "limit": one.workload.limit,
         },

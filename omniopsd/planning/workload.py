@@ -136,7 +136,7 @@ def measure(
         raise WorkloadError(f"data.train {config.data.train}: no sample is left to train on")
     count = min(limit, len(book.samples))
     chosen = [book.samples[at * len(book.samples) // count] for at in range(count)]
-    run = config.run
+    run = config.run  # a step that is larger than the data is refused as a run would refuse it
     DataOrder(len(book.samples), per_step=run.samples_per_step, seed=run.seed, shuffle=config.data.shuffle)
     return Workload(
         sizes=tuple(_size(config, book, extractor, sample) for sample in chosen),
