@@ -12,6 +12,7 @@ them) and never divided by the number of micro-batches: any split gives the same
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -58,6 +59,13 @@ def join_ranks(*, rank: int, ranks: int, host: str, port: int, gpu: bool, timeou
         rank=rank,
         world_size=ranks,
     )
+    atexit.register(_leave_ranks)
+
+
+def _leave_ranks() -> None:
+    """End the group while Python still stands: a collective thread that outlives it aborts the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _deepspeed(gpu: bool) -> Any:

@@ -10,6 +10,7 @@ meet through a file on it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -55,6 +56,7 @@ def meet(member: Member, *, gpu: bool, timeout_seconds: float) -> None:
         timeout=timedelta(seconds=timeout_seconds),
         device_id=torch.device("cuda", 0) if gpu else None,
     )
+    atexit.register(dist.destroy_process_group)  # a collective thread that outlives Python aborts the process
 
 
 def own_part(parameter: Tensor) -> Tensor:

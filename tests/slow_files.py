@@ -23,7 +23,6 @@ LONGEST_FIRST = (
     "bench_run",
     "broadcast",
     "decoders",
-    "learner_mixed",
     "train",
     "vllm_engine",
 )

@@ -13,21 +13,30 @@ import learner.engine
 from cluster.ray_runtime import RayRuntime
 from cluster.runtime import InlineRef
 from learner.config import LearnerConfig, LoraConfig, ObjectiveConfig
-from learner.engine import LearnerFault
+from learner.engine import LearnerFault, join_ranks
 from learner.group import LearnerGroup
 from learner.worker import LearnerWorker, PeerFault
 from rollout.config import WeightsConfig
 from rollout.evidence import MediaMismatch
 from rollout.weights import WeightDigest
 from teacher.config import TeacherConfig
-from tests.learner_scene import Answer, Scene, free_address, full_weights, make_scene, run_ranks, worker
+from tests.learner_scene import (
+    KINDS,
+    Answer,
+    Scene,
+    free_address,
+    full_weights,
+    make_scene,
+    run_ranks,
+    worker,
+)
 
 pytestmark = pytest.mark.slow
 
-KINDS = ("text", "image", "audio", "video", "video+audio")
 STEPS = 3
 TRAIN = LearnerConfig(ranks=2, lr=1e-4, freeze=())
-PAIRS = [(first, second) for first in range(5) for second in range(5)]
+# the group of the first rank and those of the second: another copy of each kind, or nothing at all
+PAIRS = [(first, second) for first in range(5) for second in ((), (5,), (6,), (7,), (8,), (9,))]
 
 
 def split_everything() -> None:
@@ -49,21 +58,34 @@ def every_pair(scene: Scene, rank: int, address: tuple[str, int]) -> Answer:
     for stage in (2, 3):
         one = worker(scene, rank, TRAIN.model_copy(update={"zero_stage": stage}), address)
         for pair in PAIRS:
-            cells = [[[pair[0]]], [[pair[1]]]] if pair[0] != pair[1] else [[[pair[0]]], [[]]]
+            cells = [[[pair[0]]], [[*pair[1]]]]
             losses[stage, pair] = [step(one, scene, cells, rank) for _ in range(STEPS)]
     return losses
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return make_scene(tmp_path_factory.mktemp("ranks"), kinds=KINDS)
+    return make_scene(tmp_path_factory.mktemp("ranks"), kinds=(*KINDS, *KINDS))
+
+
+def leave(scene: Scene, rank: int, address: tuple[str, int]) -> Answer:
+    """End with collectives still on their way."""
+    join_ranks(rank=rank, ranks=2, host=address[0], port=address[1], gpu=False, timeout_seconds=60)
+    for _ in range(300):
+        own = torch.zeros(20_000)
+        torch.distributed.all_gather([torch.empty_like(own) for _ in range(2)], own, async_op=True)
+    return {}
+
+
+def test_a_rank_with_open_collectives_ends_without_an_abort(scene: Scene, tmp_path: Path) -> None:
+    assert run_ranks(scene, 2, leave, tmp_path) == [{}, {}]
 
 
 def test_every_pair_of_modalities_trains_as_on_one_rank(scene: Scene, tmp_path: Path) -> None:
     first, second = run_ranks(scene, 2, every_pair, tmp_path)
     alone = worker(scene, 0, TRAIN.model_copy(update={"ranks": 1, "zero_stage": 0}), free_address())
     for pair in PAIRS:
-        wanted = [step(alone, scene, [[sorted(set(pair))]], 0) for _ in range(STEPS)]
+        wanted = [step(alone, scene, [[[pair[0], *pair[1]]]], 0) for _ in range(STEPS)]
         for stage in (2, 3):
             found = np.add(first[stage, pair], second[stage, pair])
             assert found == pytest.approx(wanted, rel=1e-4), (stage, pair)
