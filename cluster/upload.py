@@ -62,8 +62,9 @@ def stage(run_yaml: Path, target: Path, root: Path = ROOT) -> int:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / relative, copy)
         total += copy.stat().st_size
+    secrets = secrets_in(os.environ)
     for number, line in enumerate(run_yaml.read_text(encoding="utf-8").splitlines(), start=1):
-        for text, where in secrets_in(os.environ).items():
+        for text, where in secrets.items():
             if text in line:  # a comment, perhaps: the cluster keeps the file as it is
                 raise UploadError(f"{run_yaml}:{number}: holds the value of {where} (not shown); take it out")
     shutil.copyfile(run_yaml, target / RUN_YAML)

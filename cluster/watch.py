@@ -23,7 +23,6 @@ from cluster.provider import ProviderError
 from cluster.tables import job_table, node_table
 from cluster.verbs import reachable
 
-ROLES = ("rollout", "teacher", "learner", "decoder", "driver")
 WATCH_SECONDS = 2.0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster.output_guard import guard_output
 from cluster.runtime import RuntimeFault
+from omniopsd.arguments import whole_number
 from omniopsd.bench.commands import add_commands as add_bench_commands
 from omniopsd.planning.commands import add_commands as add_plan_commands
 from omniopsd.rationales.commands import add_commands as add_rationale_commands
@@ -155,7 +156,7 @@ def _add_check(commands: Any) -> None:
     _config_arguments(command)
     command.add_argument(
         "--limit",
-        type=_count,
+        type=whole_number(1),
         default=64,
         metavar="N",
         help="samples of each data file whose media are decoded (default 64)",
@@ -181,8 +182,8 @@ def _add_data(commands: Any) -> None:
     sets = data.add_subparsers(title="data sets", metavar="SET", required=True)
     command = _command(sets, "mer-mini", _mer_mini, "drawn and spoken clips with labels and rationales")
     command.add_argument("--out", required=True, metavar="DIR", help="folder to make")
-    command.add_argument("--clips", required=True, type=_count, metavar="N", help="number of clips")
-    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides every clip (default 0)")
+    command.add_argument("--clips", required=True, type=whole_number(1), metavar="N", help="number of clips")
+    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="decides every clip (default 0)")
     command.add_argument(
         "--looks", choices=("train", "test"), default="train", help="how the clips are drawn and spoken"
     )
@@ -190,16 +191,16 @@ def _add_data(commands: Any) -> None:
     command = _command(sets, "mer-mini-bench", _mer_mini_bench, text)
     command.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     command.add_argument(
-        "--clips", type=_count, default=128, metavar="N", help="scored clips of each set (default 128)"
+        "--clips", type=whole_number(1), default=128, metavar="N", help="scored clips of each set (default 128)"
     )
     command.add_argument(
         "--val-clips",
-        type=_count,
+        type=whole_number(1),
         default=32,
         metavar="N",
         help="validation clips where a set has them (default 32)",
     )
-    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides every clip (default 0)")
+    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="decides every clip (default 0)")
     command.add_argument(
         "--faces", action="store_true", help="also write openface_face/*.npy (600 kB a clip)"
     )
@@ -212,16 +213,16 @@ def _add_coldstart(commands: Any) -> None:
     _set_argument(command)
     command.add_argument("--out", required=True, metavar="DIR", help="model folder to make")
     command.add_argument(
-        "--steps", type=_count, metavar="N", help="steps of the demo's student (default 600)"
+        "--steps", type=whole_number(1), metavar="N", help="steps of the demo's student (default 600)"
     )
-    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the demo's student")
+    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="seed of the demo's student")
 
 
 def _add_demo(commands: Any) -> None:
     text = "data, starting model, training and the before/after table, on this machine"
     command = _command(commands, "demo", _demo, text)
     command.add_argument("--root", default="runs", metavar="DIR", help="where to put it all (default runs)")
-    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides everything (default 0)")
+    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="decides everything (default 0)")
 
 
 def _command(
@@ -249,16 +250,6 @@ def _set_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text!r}")
-    return int(text)
 
 
 def _user_error(error: Exception) -> int:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from omniopsd.config import RunConfig
 from omniopsd.idle_keys import idle_keys
-from omniopsd.machine_checks import machine_conflicts
+from omniopsd.machine_checks import machine_conflicts, tensor_parallel_conflicts
 from omniopsd.objective_checks import Finding, objective_conflicts
 from omniopsd.rationales.checks import cache_conflicts
 
@@ -198,17 +198,7 @@ def _vllm_teacher(config: RunConfig) -> Iterator[Finding]:
             f"{config.objective.support} cannot be rebuilt from them; "
             "write support: topk or sampled, or scorer: transformers",
         )
-    if teacher.gpus > 0 and teacher.gpus != teacher.tensor_parallel_size:
-        yield (
-            "teacher.gpus",
-            f"{teacher.gpus:g}, but teacher.tensor_parallel_size is {teacher.tensor_parallel_size}; "
-            "write the same number",
-        )
-    if teacher.gpus == 0 and teacher.tensor_parallel_size > 1:
-        yield (
-            "teacher.tensor_parallel_size",
-            f"{teacher.tensor_parallel_size} needs as many GPUs; set teacher.gpus: {teacher.tensor_parallel_size}",
-        )
+    yield from tensor_parallel_conflicts("teacher", teacher)
     if config.runtime.kind == "inline" and config.rollout.engine == "vllm":
         yield (
             "teacher.scorer",

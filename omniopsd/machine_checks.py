@@ -16,18 +16,8 @@ from teacher.config import TeacherConfig
 def machine_conflicts(config: RunConfig) -> Iterator[Finding]:
     """What roles ask of machines and of each other, and cannot have."""
     rollout, runtime = config.rollout, config.runtime
-    if rollout.engine == "vllm" and rollout.gpus > 0 and rollout.gpus != rollout.tensor_parallel_size:
-        yield (
-            "rollout.gpus",
-            f"{rollout.gpus:g}, but rollout.tensor_parallel_size is {rollout.tensor_parallel_size}; "
-            "write the same number",
-        )
-    if rollout.engine == "vllm" and rollout.gpus == 0 and rollout.tensor_parallel_size > 1:
-        yield (
-            "rollout.tensor_parallel_size",
-            f"{rollout.tensor_parallel_size} needs as many GPUs; "
-            f"set rollout.gpus: {rollout.tensor_parallel_size}",
-        )
+    if rollout.engine == "vllm":
+        yield from tensor_parallel_conflicts("rollout", rollout)
     if rollout.engine == "transformers" and rollout.gpus > 1:
         yield "rollout.gpus", f"{rollout.gpus:g}: the transformers engine runs on one GPU; write 1"
     if rollout.straddle_nodes:
@@ -47,6 +37,18 @@ def machine_conflicts(config: RunConfig) -> Iterator[Finding]:
             "runtime.cpus",
             f"{runtime.cpus} CPUs, and the roles ask for {asked:g}; raise it, or lower the cpus of a role",
         )
+
+
+def tensor_parallel_conflicts(role: str, of: RolloutConfig | TeacherConfig) -> Iterator[Finding]:
+    """A vLLM engine has a GPU for each of its tensor-parallel ranks; on the CPU it has one rank."""
+    ranks = of.tensor_parallel_size
+    if of.gpus > 0 and of.gpus != ranks:
+        yield (
+            f"{role}.gpus",
+            f"{of.gpus:g}, but {role}.tensor_parallel_size is {ranks}; write the same number",
+        )
+    if of.gpus == 0 and ranks > 1:
+        yield f"{role}.tensor_parallel_size", f"{ranks} needs as many GPUs; set {role}.gpus: {ranks}"
 
 
 def _teacher_learner(config: RunConfig) -> Iterator[Finding]:

@@ -7,9 +7,7 @@ import stat
 from pathlib import Path
 from typing import NoReturn
 
-from cluster.output_guard import learn_secret
-
-SHOWN = "***"
+from cluster.output_guard import SHOWN, learn_secret
 
 
 class SecretError(ValueError):

@@ -1,22 +1,29 @@
-"""Provider ssh against real sshd processes on loopback: two hosts, own keys, own ports."""
+"""Provider ssh against real sshd processes: two hosts on loopback, and two machines with networks of their own."""
 
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster.ports import free_port
 from cluster.processes import find_owned
 from cluster.state import StateFolder
+from omniopsd.cli import main
+from omniopsd.metrics import read
+from omniopsd.run_folder import RunFolder
 from tests.cluster_scene import run
+from tests.run_scene import run_yaml
 
 SSHD = shutil.which("sshd") or next(
     (p for p in ("/usr/sbin/sshd", os.environ.get("SSHD", "")) if os.path.exists(p)), None
@@ -43,35 +50,78 @@ job: {{python: {python}, workdir: {folder}}}
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with keys, a running sshd that takes them, and a cluster YAML."""
-    assert SSHD is not None
     monkeypatch.setenv("OMNIOPSD_HOME", str(tmp_path / "home"))
-    tmp_path.chmod(0o700)
+    port = _write(tmp_path, HOSTS)
+    with _sshd(tmp_path, port, HOSTS):
+        yield tmp_path
+
+
+@pytest.fixture
+def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same, with a network namespace for each host; they meet at a bridge of this machine."""
+    monkeypatch.setenv("OMNIOPSD_HOME", str(tmp_path / "home"))
+    name, net = f"o{os.getpid()}", f"10.213.{os.getpid() % 250}"
+    hosts = (f"{net}.2", f"{net}.3")
+    port = _write(tmp_path, hosts)
+    with ExitStack() as stack:
+        _ip(f"link add {name} type bridge")
+        stack.callback(_ip, f"link del {name}")
+        _ip(f"addr add {net}.1/24 dev {name}")
+        _ip(f"link set {name} up")
+        for number, host in enumerate(hosts):
+            one = f"{name}-{number}"
+            _ip(f"netns add {one}")
+            stack.callback(_ip, f"netns del {one}")
+            _ip(f"link add {one} type veth peer name eth0 netns {one}")
+            _ip(f"link set {one} master {name} up")
+            for line in (f"addr add {host}/24 dev eth0", "link set eth0 up", "link set lo up"):
+                _ip(f"-n {one} {line}")
+            stack.enter_context(_sshd(tmp_path, port, [host], f"ip netns exec {one}".split()))
+        yield tmp_path
+
+
+def _write(folder: Path, hosts: Sequence[str]) -> int:
+    """Keys of the test, of the hosts, and the cluster YAML; gives the port for sshd."""
+    folder.chmod(0o700)
     for name in ("key", "host"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True
-        )
-    shutil.copy(tmp_path / "key.pub", tmp_path / "authorized")
-    port, host_key = free_port(), (tmp_path / "host.pub").read_text()
-    (tmp_path / "known").write_text("".join(f"[{host}]:{port} {host_key}" for host in HOSTS))
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    shutil.copy(folder / "key.pub", folder / "authorized")
+    port, host_key = free_port(), (folder / "host.pub").read_text()
+    (folder / "known").write_text("".join(f"[{host}]:{port} {host_key}" for host in hosts))
+    ray, dashboard = free_port(), 40000 + os.getpid() % 20000
+    (folder / "cluster.yaml").write_text(
+        YAML.format(pid=os.getpid(), user=getpass.getuser(), folder=folder, port=port, ray=ray,
+                    dashboard=dashboard, hosts=hosts, python=sys.executable)
+    )  # fmt: skip
+    return port
+
+
+@contextmanager
+def _sshd(folder: Path, port: int, hosts: Sequence[str], inside: Sequence[str] = ()) -> Iterator[None]:
+    """A server on these addresses, while the block runs; `inside` is the command that enters its network."""
+    assert SSHD is not None
     options = {
-        "Port": port, "HostKey": tmp_path / "host", "AuthorizedKeysFile": tmp_path / "authorized", "PidFile": "none",
+        "Port": port, "HostKey": folder / "host", "AuthorizedKeysFile": folder / "authorized", "PidFile": "none",
         "UsePAM": "no", "StrictModes": "no", "PasswordAuthentication": "no", "PermitRootLogin": "yes",
     }  # fmt: skip
     settings = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-    listen = [part for host in HOSTS for part in ("-o", f"ListenAddress={host}")]
-    server = subprocess.Popen(
-        [SSHD, "-D", "-e", "-f", "/dev/null", *settings, *listen], stderr=(tmp_path / "sshd.log").open("wb")
-    )
-    ray, dashboard = free_port(), 40000 + os.getpid() % 20000
-    (tmp_path / "cluster.yaml").write_text(
-        YAML.format(pid=os.getpid(), user=getpass.getuser(), folder=tmp_path, port=port, ray=ray,
-                    dashboard=dashboard, hosts=HOSTS, python=sys.executable)
-    )  # fmt: skip
+    listen = [part for host in hosts for part in ("-o", f"ListenAddress={host}")]
+    Path("/run/sshd").mkdir(exist_ok=True)  # where it locks itself in
+    with (folder / "sshd.log").open("ab") as log:
+        server = subprocess.Popen(
+            [*inside, SSHD, "-D", "-e", "-f", "/dev/null", *settings, *listen], stderr=log
+        )
     time.sleep(1)
-    assert server.poll() is None, (tmp_path / "sshd.log").read_text()
-    yield tmp_path
-    server.terminate()
-    server.wait()
+    assert server.poll() is None, (folder / "sshd.log").read_text()
+    try:
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _ip(arguments: str) -> None:
+    subprocess.run(["ip", *arguments.split()], check=True)
 
 
 def test_up_status_exec_and_down_over_ssh(scene: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -101,3 +151,44 @@ def test_an_unknown_host_key_is_refused(scene: Path, capfd: pytest.CaptureFixtur
         run("down", "-y", "-f", scene / "cluster.yaml") == 1
     )  # it cannot know what is there: the record stays
     assert StateFolder(f"s{os.getpid()}").read() is not None
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("ip") is None,
+    reason="network namespaces are missing (they need root and the program ip of iproute2)",
+)
+def test_ranks_on_two_machines_train_together(
+    machines: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = machines / "cluster.yaml"
+    monkeypatch.chdir(machines)
+    yaml = run_yaml(
+        machines,
+        run={"steps": 2},
+        runtime={"kind": "ray", "cpus": 4},
+        rollout={"cpus": 0.5},
+        teacher={"cpus": 0.5},
+        learner={"ranks": 2, "cpus": 1.5},  # two do not fit into one node
+    )
+    try:
+        assert run("up", "-y", "-f", file) == 0, capfd.readouterr()
+        assert run("submit", yaml, "--follow", "-f", file) == 0, capfd.readouterr()
+    finally:
+        assert run("down", "-y", "-f", file) == 0
+    alone = json.loads(yaml.read_text())
+    alone["run"]["name"], alone["learner"], alone["runtime"] = (
+        "alone",
+        {**alone["learner"], "ranks": 1},
+        {"kind": "inline"},
+    )
+    (machines / "alone.yaml").write_text(json.dumps(alone))
+    assert main(["train", str(machines / "alone.yaml")]) == 0
+    together, single = (
+        [
+            [row[key] for key in ("loss", "grad_norm")]
+            for row in read(RunFolder(str(machines / "runs"), name).metrics_path)
+        ]
+        for name in ("small", "alone")
+    )
+    assert len(together) == 2
+    assert np.array(together) == pytest.approx(np.array(single), rel=1e-3)

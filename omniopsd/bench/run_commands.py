@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omniopsd.arguments import whole_number
+
 if TYPE_CHECKING:
     from omniopsd.bench.run_options import Llm
 
@@ -49,7 +51,7 @@ def _add_prepare(parts: Any) -> None:
         action="store_true",
         help="leave clips without usable media out; they count as wrong",
     )
-    command.add_argument("--workers", type=_count, metavar="N", help="decoding threads (default: all CPUs)")
+    command.add_argument("--workers", type=whole_number(1), metavar="N", help="decoding threads (default: all CPUs)")
 
 
 def _add_run(parts: Any) -> None:
@@ -65,10 +67,10 @@ def _add_run(parts: Any) -> None:
     _word_arguments(command)
     _set_names(command)
     command.add_argument(
-        "--samples", type=_count, metavar="N", help="only the first N clips of each set (marked)"
+        "--samples", type=whole_number(1), metavar="N", help="only the first N clips of each set (marked)"
     )
     command.add_argument(
-        "--chunk", type=_count, default=32, metavar="N", help="clips of one engine call (default 32)"
+        "--chunk", type=whole_number(1), default=32, metavar="N", help="clips of one engine call (default 32)"
     )
     command.add_argument(
         "--set",
@@ -92,8 +94,8 @@ def _llm_arguments(command: argparse.ArgumentParser) -> None:
     key = group.add_mutually_exclusive_group()
     key.add_argument("--api-key-env", metavar="NAME", help="environment variable with the API key")
     key.add_argument("--api-key-file", metavar="FILE", help="file with the API key (chmod 600)")
-    group.add_argument("--concurrency", type=_count, metavar="N", help="requests out at once (default 8)")
-    group.add_argument("--requests-per-minute", type=_count, metavar="N", help="limit of the endpoint")
+    group.add_argument("--concurrency", type=whole_number(1), metavar="N", help="requests out at once (default 8)")
+    group.add_argument("--requests-per-minute", type=whole_number(1), metavar="N", help="limit of the endpoint")
     group.add_argument(
         "--prompts",
         metavar="PATH",
@@ -218,9 +220,3 @@ def _names(text: str | None) -> list[str] | None:
     if not names:
         raise OptionError("--sets is empty; name sets such as MER2023,MOSI, or leave it out")
     return names
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
-    return int(text)

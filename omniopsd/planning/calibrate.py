@@ -114,11 +114,13 @@ class Calibrator:
         """About a minute on a quiet machine."""
         k = max(self.one.calls)
         limit = self.config.rollout.max_new_tokens
-        self._round([1], SHORT, count=False)  # the first calls pay for warming up
+        # the first calls pay for warming up, and the first large ones for memory that then stays
+        self._round([1], SHORT, count=False)
+        self._round([k], limit, count=False)
         for _ in range(self.repeats):
-            self._round([1], SHORT)
-            self._round([k], SHORT)
-            self._round([k], limit)
+            # few and many samples with short and long answers: what a call, a sample, a step and a token cost
+            for most in (SHORT, limit):
+                self._round([1, k], most)
         pushes = [self._push() for _ in range(self.repeats + 1)][1:]
         return self._calibration(pushes)
 
@@ -135,7 +137,7 @@ class Calibrator:
             groups: list[RolloutGroup] = made.value
             work = stages.generate_work(self.one.shape, self._seen(groups), self.config, float(size))
             self._note("rollout", work, made, count)
-            if count and limit == self.config.rollout.max_new_tokens:
+            if count and (size, limit) == (max(self.one.calls), self.config.rollout.max_new_tokens):
                 self._lengths.append([len(r.response_ids) for group in groups for r in group.rollouts])
             scored = self._score(groups, contexts, count)
             self._train(groups, prompts, contexts, scored, count)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from omniopsd.arguments import positive, whole_number, whole_numbers
+
 if TYPE_CHECKING:
     from omniopsd.config import RunConfig
     from omniopsd.planning.calibration import Calibration
@@ -49,14 +51,14 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--gpu", metavar="KIND", help="kind of the GPUs, for example h100")
     command.add_argument("--hardware", metavar="FILE", help="YAML of prices, other GPUs and assumptions")
     command.add_argument(
-        "--price", type=_positive, metavar="N", help="price of a GPU (or a node without) per hour"
+        "--price", type=positive, metavar="N", help="price of a GPU (or a node without) per hour"
     )
     command.add_argument("--calibration", metavar="FILE", help="constants that `plan calibrate` has measured")
     command.add_argument(
-        "--answer-tokens", type=_positive, metavar="N", help="mean length of an answer (default: its limit)"
+        "--answer-tokens", type=positive, metavar="N", help="mean length of an answer (default: its limit)"
     )
     command.add_argument(
-        "--limit", type=_count, default=64, metavar="N", help="samples whose media are decoded (default 64)"
+        "--limit", type=whole_number(1), default=64, metavar="N", help="samples whose media are decoded (default 64)"
     )
     _add_simulation(command)
     _add_calibration(command)
@@ -68,11 +70,11 @@ def add_commands(commands: Any) -> None:
 def _add_simulation(command: Any) -> None:
     group = command.add_argument_group("what if (with --simulate)")
     group.add_argument("--simulate", action="store_true", help="play the loop as discrete events")
-    group.add_argument("--gpus", type=_counts, metavar="N,N", help="GPU counts to scale roles and batch to")
+    group.add_argument("--gpus", type=whole_numbers(1), metavar="N,N", help="GPU counts to scale roles and batch to")
     group.add_argument(
         "--batch", choices=("scaled", "fixed"), default="scaled", help="with --gpus: samples_per_step"
     )
-    group.add_argument("--lag", type=_lags, metavar="N,N", help="values of rollout.max_policy_lag")
+    group.add_argument("--lag", type=whole_numbers(0), metavar="N,N", help="values of rollout.max_policy_lag")
     group.add_argument(
         "--stragglers", type=_share, default=0.0, metavar="S", help="every actor is slower by exp(|N(0, S)|)"
     )
@@ -80,15 +82,15 @@ def _add_simulation(command: Any) -> None:
         "--jitter", type=_share, default=0.0, metavar="S", help="sigma of each task's lognormal factor"
     )
     group.add_argument(
-        "--failures", type=_positive, metavar="HOURS", help="mean time between failures of one GPU"
+        "--failures", type=positive, metavar="HOURS", help="mean time between failures of one GPU"
     )
     group.add_argument(
-        "--restart-seconds", type=_positive, default=300.0, metavar="N", help="from a failure on (300)"
+        "--restart-seconds", type=positive, default=300.0, metavar="N", help="from a failure on (300)"
     )
     group.add_argument(
-        "--save-seconds", type=_positive, default=30.0, metavar="N", help="of one checkpoint (30)"
+        "--save-seconds", type=positive, default=30.0, metavar="N", help="of one checkpoint (30)"
     )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
+    group.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of everything random (0)")
 
 
 def _add_calibration(command: Any) -> None:
@@ -100,7 +102,7 @@ def _add_calibration(command: Any) -> None:
         default="wall",
         help="wall: seconds; cpu: processor seconds, for a machine with one thread a role that others use too",
     )
-    group.add_argument("--repeats", type=_count, default=3, metavar="N", help="measurements of each call (3)")
+    group.add_argument("--repeats", type=whole_number(1), default=3, metavar="N", help="measurements of each call (3)")
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -224,34 +226,11 @@ def _workload(
     return measure(config, book, FeatureExtractor(config.model.path), lengths, options.limit), book
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
-    return int(text)
 
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(_count(part.strip()) for part in text.split(","))
-
-
-def _lags(text: str) -> tuple[int, ...]:
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"expected whole numbers from 0 like 0,1,2, found {text!r}")
-    return tuple(int(part) for part in text.split(","))
 
 
 def _share(text: str) -> float:
-    value = 0.0 if text.strip() == "0" else _positive(text)
+    value = 0.0 if text.strip() == "0" else positive(text)
     if value > 2:
         raise argparse.ArgumentTypeError(f"expected a sigma up to 2, found {text!r}")
-    return value
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
     return value

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from omniopsd.arguments import whole_number
+
 
 def add_making(verbs: Any) -> None:
     """Add `make`, `audit` and `prompt`."""
@@ -45,7 +47,7 @@ def _add_audit(verbs: Any) -> None:
     command = verbs.add_parser("audit", help=text, description=f"{text[0].upper()}{text[1:]}.")
     _config(command)
     command.add_argument(
-        "--samples", type=_count, metavar="N", help="ask about N samples, spread over the file (default: all)"
+        "--samples", type=whole_number(2), metavar="N", help="ask about N samples, spread over the file (default: all)"
     )
     command.add_argument("--out", metavar="DIR", help="folder for audit.json and audit.html")
     command.set_defaults(run=_audit)
@@ -57,11 +59,6 @@ def _add_prompt(verbs: Any) -> None:
     command.add_argument("mode", choices=("blind", "label_conditioned"), nargs="?", default="blind")
     command.set_defaults(run=_prompt)
 
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 2, found {text!r}")
-    return int(text)
 
 
 def _config(command: argparse.ArgumentParser) -> None:
