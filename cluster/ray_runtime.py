@@ -14,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError, Runtime
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from cluster.addresses import NODE_ADDRESS
 from cluster.knock import require_entry
 from cluster.output_guard import guard_output, secret_variables, without_secrets
 from cluster.placement import Group, require_fit, slots
@@ -105,6 +106,7 @@ class _Host:
         self.instance: Any = None
         self.error: BaseException | None = None
         try:
+            os.environ[NODE_ADDRESS] = ray.util.get_node_ip_address()
             _join(driver, name)
             self.instance = cls(*args, **kwargs)
         except Exception as error:

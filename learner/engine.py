@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cluster.addresses import interface_of, node_address
 from learner.chunked import RowOutcome
 from learner.config import LearnerConfig
 from learner.microbatch import MicroBatch
@@ -45,6 +46,9 @@ class LearnerFault(ValueError):
 def join_ranks(*, rank: int, ranks: int, host: str, port: int, gpu: bool, timeout_seconds: float) -> None:
     """Make this process one of `ranks`: NCCL on GPUs, gloo on CPUs. One process can join once."""
     deepspeed = _deepspeed(gpu)
+    if (interface := interface_of(node_address())) is not None:
+        # gloo would take the address of the host's name, which is a loopback one on many machines
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() != ranks:
         raise LearnerFault(
             f"this process already belongs to a group of {torch.distributed.get_world_size()} ranks, "

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cluster.addresses import node_address
 from learner.config import LearnerConfig, ObjectiveConfig
 from learner.engine import DeepSpeedEngine, LearnerFault, join_ranks
 from learner.group_input import GroupInput
@@ -84,7 +85,7 @@ class LearnerWorker:
         """This machine's address and a free port on it, for rank 0 to be found by the others."""
         with socket.socket() as listener:
             listener.bind(("", 0))
-            return _own_address(), int(listener.getsockname()[1])
+            return node_address(), int(listener.getsockname()[1])
 
     def devices(self) -> str:
         """The GPUs that Ray gave this rank, as CUDA_VISIBLE_DEVICES has them."""
@@ -356,16 +357,6 @@ class LearnerWorker:
         if self._publication is None:
             raise LearnerFault(f"rank {self.rank}: publish_begin was not called")
         return self._publication
-
-
-def _own_address() -> str:
-    """The address that other machines reach this one by; no packet is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("10.255.255.255", 1))
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
 
 
 def _peak_bytes(gpu: bool) -> int:

@@ -183,7 +183,9 @@ def _add_data(commands: Any) -> None:
     command = _command(sets, "mer-mini", _mer_mini, "drawn and spoken clips with labels and rationales")
     command.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     command.add_argument("--clips", required=True, type=whole_number(1), metavar="N", help="number of clips")
-    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="decides every clip (default 0)")
+    command.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="decides every clip (default 0)"
+    )
     command.add_argument(
         "--looks", choices=("train", "test"), default="train", help="how the clips are drawn and spoken"
     )
@@ -191,7 +193,11 @@ def _add_data(commands: Any) -> None:
     command = _command(sets, "mer-mini-bench", _mer_mini_bench, text)
     command.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     command.add_argument(
-        "--clips", type=whole_number(1), default=128, metavar="N", help="scored clips of each set (default 128)"
+        "--clips",
+        type=whole_number(1),
+        default=128,
+        metavar="N",
+        help="scored clips of each set (default 128)",
     )
     command.add_argument(
         "--val-clips",
@@ -200,7 +206,9 @@ def _add_data(commands: Any) -> None:
         metavar="N",
         help="validation clips where a set has them (default 32)",
     )
-    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="decides every clip (default 0)")
+    command.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="decides every clip (default 0)"
+    )
     command.add_argument(
         "--faces", action="store_true", help="also write openface_face/*.npy (600 kB a clip)"
     )
@@ -215,14 +223,18 @@ def _add_coldstart(commands: Any) -> None:
     command.add_argument(
         "--steps", type=whole_number(1), metavar="N", help="steps of the demo's student (default 600)"
     )
-    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="seed of the demo's student")
+    command.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="seed of the demo's student"
+    )
 
 
 def _add_demo(commands: Any) -> None:
     text = "data, starting model, training and the before/after table, on this machine"
     command = _command(commands, "demo", _demo, text)
     command.add_argument("--root", default="runs", metavar="DIR", help="where to put it all (default runs)")
-    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="decides everything (default 0)")
+    command.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="decides everything (default 0)"
+    )
 
 
 def _command(
@@ -248,8 +260,6 @@ def _set_argument(command: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override one key, for example --set learner.lr=1e-6; may be repeated",
     )
-
-
 
 
 def _user_error(error: Exception) -> int:

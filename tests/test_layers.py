@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rollout", "teacher", "learner", "rationale_cache", "cluster", "omniopsd")
-LEAVES = {"cluster.runtime"}
+LEAVES = {"cluster.runtime", "cluster.addresses"}
 GUARD = "cluster.output_guard"
 MAY_IMPORT: dict[str, set[str]] = {
     "cluster": {"cluster"},

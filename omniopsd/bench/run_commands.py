@@ -51,7 +51,9 @@ def _add_prepare(parts: Any) -> None:
         action="store_true",
         help="leave clips without usable media out; they count as wrong",
     )
-    command.add_argument("--workers", type=whole_number(1), metavar="N", help="decoding threads (default: all CPUs)")
+    command.add_argument(
+        "--workers", type=whole_number(1), metavar="N", help="decoding threads (default: all CPUs)"
+    )
 
 
 def _add_run(parts: Any) -> None:
@@ -94,8 +96,12 @@ def _llm_arguments(command: argparse.ArgumentParser) -> None:
     key = group.add_mutually_exclusive_group()
     key.add_argument("--api-key-env", metavar="NAME", help="environment variable with the API key")
     key.add_argument("--api-key-file", metavar="FILE", help="file with the API key (chmod 600)")
-    group.add_argument("--concurrency", type=whole_number(1), metavar="N", help="requests out at once (default 8)")
-    group.add_argument("--requests-per-minute", type=whole_number(1), metavar="N", help="limit of the endpoint")
+    group.add_argument(
+        "--concurrency", type=whole_number(1), metavar="N", help="requests out at once (default 8)"
+    )
+    group.add_argument(
+        "--requests-per-minute", type=whole_number(1), metavar="N", help="limit of the endpoint"
+    )
     group.add_argument(
         "--prompts",
         metavar="PATH",

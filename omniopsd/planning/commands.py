@@ -58,7 +58,11 @@ def add_commands(commands: Any) -> None:
         "--answer-tokens", type=positive, metavar="N", help="mean length of an answer (default: its limit)"
     )
     command.add_argument(
-        "--limit", type=whole_number(1), default=64, metavar="N", help="samples whose media are decoded (default 64)"
+        "--limit",
+        type=whole_number(1),
+        default=64,
+        metavar="N",
+        help="samples whose media are decoded (default 64)",
     )
     _add_simulation(command)
     _add_calibration(command)
@@ -70,7 +74,9 @@ def add_commands(commands: Any) -> None:
 def _add_simulation(command: Any) -> None:
     group = command.add_argument_group("what if (with --simulate)")
     group.add_argument("--simulate", action="store_true", help="play the loop as discrete events")
-    group.add_argument("--gpus", type=whole_numbers(1), metavar="N,N", help="GPU counts to scale roles and batch to")
+    group.add_argument(
+        "--gpus", type=whole_numbers(1), metavar="N,N", help="GPU counts to scale roles and batch to"
+    )
     group.add_argument(
         "--batch", choices=("scaled", "fixed"), default="scaled", help="with --gpus: samples_per_step"
     )
@@ -90,7 +96,9 @@ def _add_simulation(command: Any) -> None:
     group.add_argument(
         "--save-seconds", type=positive, default=30.0, metavar="N", help="of one checkpoint (30)"
     )
-    group.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of everything random (0)")
+    group.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="of everything random (0)"
+    )
 
 
 def _add_calibration(command: Any) -> None:
@@ -102,7 +110,9 @@ def _add_calibration(command: Any) -> None:
         default="wall",
         help="wall: seconds; cpu: processor seconds, for a machine with one thread a role that others use too",
     )
-    group.add_argument("--repeats", type=whole_number(1), default=3, metavar="N", help="measurements of each call (3)")
+    group.add_argument(
+        "--repeats", type=whole_number(1), default=3, metavar="N", help="measurements of each call (3)"
+    )
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -224,9 +234,6 @@ def _workload(
     book = make_book(config, samples, renderer)
     lengths = answers(config, options.answer_tokens, calibration)
     return measure(config, book, FeatureExtractor(config.model.path), lengths, options.limit), book
-
-
-
 
 
 def _share(text: str) -> float:

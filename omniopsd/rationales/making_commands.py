@@ -47,7 +47,10 @@ def _add_audit(verbs: Any) -> None:
     command = verbs.add_parser("audit", help=text, description=f"{text[0].upper()}{text[1:]}.")
     _config(command)
     command.add_argument(
-        "--samples", type=whole_number(2), metavar="N", help="ask about N samples, spread over the file (default: all)"
+        "--samples",
+        type=whole_number(2),
+        metavar="N",
+        help="ask about N samples, spread over the file (default: all)",
     )
     command.add_argument("--out", metavar="DIR", help="folder for audit.json and audit.html")
     command.set_defaults(run=_audit)
@@ -58,7 +61,6 @@ def _add_prompt(verbs: Any) -> None:
     command = verbs.add_parser("prompt", help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.add_argument("mode", choices=("blind", "label_conditioned"), nargs="?", default="blind")
     command.set_defaults(run=_prompt)
-
 
 
 def _config(command: argparse.ArgumentParser) -> None:
