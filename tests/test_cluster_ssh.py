@@ -132,8 +132,9 @@ def test_up_status_exec_and_down_over_ssh(scene: Path, capfd: pytest.CaptureFixt
         assert run("status", "-f", file) == 0
         shown = capfd.readouterr().out
         assert "gpu-1" in shown and HOSTS[1] in shown and "2/2 nodes, 2/2 GPUs" in shown
-        assert run("exec", "-f", file, "--", "ray", "status") == 0
-        assert "0.0/2.0 GPU" in capfd.readouterr().out
+        gpus = "import ray; ray.init(); print('GPUs', ray.cluster_resources()['GPU'])"
+        assert run("exec", "-f", file, "--", sys.executable, "-c", gpus) == 0
+        assert "GPUs 2.0" in capfd.readouterr().out
         for one in find_owned(state.mark, Path(state.ray_folder)):
             token = StateFolder(f"s{os.getpid()}").token_file.read_text().encode()
             assert token not in Path(f"/proc/{one.pid}/cmdline").read_bytes()
