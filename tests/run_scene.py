@@ -48,3 +48,14 @@ def held_out(folder: Path) -> str:
 def run_config(folder: Path, **sections: dict[str, Any]) -> RunConfig:
     """The same, loaded and checked."""
     return load_config(run_yaml(folder, **sections))
+
+
+def bare(file: str | Path) -> str:
+    """The same samples without a rationale."""
+    path = Path(file)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row.pop("rationale", None)
+    other = path.with_name("bare.jsonl")
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(other)

@@ -28,7 +28,8 @@ from omniopsd.checkpoint import find_faults
 from omniopsd.metrics import read
 from omniopsd.run_folder import RunFolder
 from tests.cluster_scene import CLUSTER_YAML, WRONG, grpc_codes, http_codes, listeners, run
-from tests.run_scene import run_yaml
+from tests.model_server import ModelServer, Play
+from tests.run_scene import bare, run_yaml
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
@@ -263,6 +264,30 @@ def test_ray_job_submit_from_a_checkout_has_the_same_numbers(cluster: Cluster) -
         cwd=copy, env=cluster.environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert refused.returncode != 0 and "which Ray deletes with all checkpoints" in refused.stdout
+
+
+def test_an_endpoint_that_echoes_the_key_fails_the_job_without_showing_it(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = cluster.folder / "key"
+    key.touch(mode=0o600)
+    key.write_text(CANARY)
+    echo = Play(status=401, body=json.dumps({"error": {"message": f"no such key: {CANARY}"}}))
+    with ModelServer(lambda number, body: echo) as server:
+        settings = {
+            "run.name": "echo",
+            "rationale_cache.path": cluster.folder / "runs" / "cache",
+            "rationale_cache.model": "observer-1",
+            "rationale_cache.base_url": server.url,
+            "rationale_cache.api_key_file": key,
+            "rationale_cache.on_miss": "make",
+            "data.train": bare(cluster.folder / "clips" / "samples.jsonl"),
+        }
+        given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+        assert run("submit", cluster.yaml, *given, "--follow", "-f", cluster.file) == 2
+        assert server.seen[0].headers["authorization"] == f"Bearer {CANARY}"
+    shown = "".join(capsys.readouterr())
+    assert "401" in shown and "no such key: ***" in shown and CANARY not in shown
 
 
 def test_the_canary_is_nowhere(cluster: Cluster) -> None:

@@ -36,20 +36,9 @@ from rationale_cache.types import Rationale
 from rollout.renderer import Renderer
 from teacher.context import EvidenceBook, Privileged
 from tests.model_server import ModelServer, Play, Script, asked_text, completion, evidence
-from tests.run_scene import held_out, run_config, run_yaml
+from tests.run_scene import bare, held_out, run_config, run_yaml
 
 CANARY = "sk-canary-5520"
-
-
-def bare(file: str | Path) -> str:
-    """The same samples without a rationale."""
-    path = Path(file)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    for row in rows:
-        row.pop("rationale", None)
-    other = path.with_name("bare.jsonl")
-    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(other)
 
 
 def scene(folder: Path, url: str = "http://127.0.0.1:9/v1", **cache: Any) -> RunConfig:
