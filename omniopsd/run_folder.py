@@ -244,7 +244,8 @@ def _commit() -> dict[str, Any]:
     # Installed packages may lie inside somebody else's repository: its commit says nothing about us.
     if top is None or Path(top).resolve() != CHECKOUT:
         return {"commit": None, "modified": None}
-    return {"commit": _git("rev-parse", "HEAD"), "modified": bool(_git("status", "--porcelain"))}
+    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")  # results change no run
+    return {"commit": _git("rev-parse", "HEAD"), "modified": bool(changed)}
 
 
 def _git(*arguments: str) -> str | None:
