@@ -147,7 +147,8 @@ def _rows(parts: Sequence[Estimate]) -> Iterator[str]:
     for part in parts:
         inputs = ", ".join(f"{name} {_number(value)}" for name, value in part.inputs.items())
         note = f" ({part.note})" if part.note else ""
-        yield f"  {part.name:<26}{_value(part):>10}  = {part.formula}; {inputs}  [{part.source}]{note}"
+        formula = f"{part.formula}; {inputs}" if inputs else part.formula
+        yield f"  {part.name:<26}{_value(part):>10}  = {formula}  [{part.source}]{note}"
 
 
 def _value(part: Estimate) -> str:
