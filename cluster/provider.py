@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from cluster.cluster_config import ClusterConfig
-from cluster.state import ClusterState, StateFolder
+from cluster.state import ClusterState
 
 Say = Callable[[str], None]
 
@@ -39,19 +38,3 @@ class Provider(Protocol):
 
     def execute(self, state: ClusterState, command: Sequence[str]) -> int:
         """Run a command on the head; its exit code."""
-
-
-def make_provider(config: ClusterConfig, folder: StateFolder) -> Provider:
-    """The provider that a config names."""
-    if config.provider == "local":
-        from cluster.local_provider import LocalProvider
-
-        return LocalProvider(config, folder)
-    if config.provider == "ssh":
-        from cluster.ssh_provider import SshProvider
-
-        return SshProvider(config, folder)
-    from cluster.recipe import RecipeProvider
-    from cluster.recipes import make_recipe
-
-    return RecipeProvider(config, folder, make_recipe(config, folder.path))

@@ -14,7 +14,8 @@ from cluster.auth import make_token, read_token
 from cluster.cluster_config import ClusterConfig
 from cluster.cluster_file import load_cluster
 from cluster.isolation import is_inside, open_network, run_inside
-from cluster.provider import Provider, ProviderError, make_provider
+from cluster.provider import Provider, ProviderError
+from cluster.providers import make_provider
 from cluster.state import ClusterState, StateFolder, config_changes
 from cluster.tables import change_table, plan_table, progress
 

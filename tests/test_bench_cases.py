@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from omniopsd.bench.case_groups import GROUPS
-from omniopsd.bench.cases import CasesError, CaseTables, Raised, run_cases, same
+from omniopsd.bench.case_run import run_cases
+from omniopsd.bench.cases import CasesError, CaseTables, Raised, same
 from omniopsd.bench.own_words import own_sources
 from omniopsd.bench.wheel_files import WordSources
 from omniopsd.bench.words import OFFICIAL, compile_words

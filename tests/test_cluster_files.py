@@ -18,7 +18,8 @@ from cluster.cluster_file import load_cluster
 from cluster.init_yaml import template
 from cluster.local_provider import LocalProvider
 from cluster.processes import find_owned
-from cluster.provider import ProviderError, make_provider
+from cluster.provider import ProviderError
+from cluster.providers import make_provider
 from cluster.recipe import Command, RecipeProvider
 from cluster.recipes import make_recipe
 from cluster.ssh_provider import ssh_command

@@ -8,10 +8,8 @@ error: what was not understood was not checked.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,39 +99,6 @@ class CaseTables:
         return {name: compile_words(sources) for name, sources in self._both.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaseReport:
-    """`compared`: comparisons by group; `mismatches` and `unchecked` as lines for people."""
-
-    compared: Mapping[str, int]
-    mismatches: tuple[str, ...]
-    unchecked: tuple[str, ...]
-
-
-def run_cases(path: str | Path, tables: CaseTables) -> CaseReport:
-    """Run every case of a file. Raises CasesError, WordsError and what released files may raise."""
-    from omniopsd.bench.case_groups import GROUPS
-
-    groups = _groups(Path(path), GROUPS)
-    compared: Counter[str] = Counter()
-    mismatches: list[str] = []
-    unchecked: list[str] = []
-    for name, group in groups.items():
-        for finding in GROUPS[name](name, group, tables):
-            where = f"{name}: {finding.case}"
-            if finding.unchecked:
-                unchecked.append(f"{where}: {finding.unchecked}")
-                continue
-            compared[name] += 1
-            if not finding.holds:
-                mismatches.append(
-                    f"{where}: {finding.what}: expected {_show(finding.expected)}, found {_show(finding.found)}"
-                )
-    if not compared:
-        raise CasesError(f"{path}: nothing in it could be compared")
-    return CaseReport(compared=dict(compared), mismatches=tuple(mismatches), unchecked=tuple(unchecked))
-
-
 def same(expected: Any, found: Any, tolerance: float = TOLERANCE) -> bool:
     """Equal up to the tolerance; None and NaN are the same, True is not 1, Raised meets Raised."""
     if isinstance(expected, Raised) or isinstance(found, Raised):
@@ -163,7 +128,7 @@ def cases_of(name: str, group: Any, known: Sequence[str], needed: Sequence[str])
     for number, case in enumerate(group["cases"], start=1):
         where = f"{name}: case {number}"
         if not isinstance(case, dict):
-            raise CasesError(f"{where}: expected an object, found {_show(case)}")
+            raise CasesError(f"{where}: expected an object, found {show(case)}")
         where = f"{name}: {case.get('id', f'case {number}')}"
         for version, part in by_version(where, case, group).items():
             require_keys(where, part, {*known, *needed, *ERROR_KEYS})
@@ -209,25 +174,8 @@ def expected_error(case: Mapping[str, Any], value: Any) -> Raised | None:
     return Raised(error=str(value)) if named else None
 
 
-def _groups(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise CasesError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise CasesError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CasesError(f"{path}: expected an object of case groups")
-    groups = {name: group for name, group in content.items() if not name.startswith("_")}
-    strange = [name for name in groups if name not in known]
-    if strange:
-        raise CasesError(
-            f"{path}: {', '.join(strange)}: no known group of cases, so not checked; known are {', '.join(known)}"
-        )
-    return groups
-
-
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A value of a case, for people."""
     if isinstance(value, Raised):
         return f"an error ({value.error})"
     if value is None or (isinstance(value, float) and math.isnan(value)):

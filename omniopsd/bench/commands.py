@@ -91,7 +91,8 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _cases(options: argparse.Namespace) -> None:
-    from omniopsd.bench.cases import CaseTables, run_cases
+    from omniopsd.bench.case_run import run_cases
+    from omniopsd.bench.cases import CaseTables
 
     beside = Path(options.file).parent
     tables = CaseTables(
