@@ -1,7 +1,8 @@
 """Runs the slow tests file by file, each file in a process of its own: `python -m tests.slow_files --jobs 2`.
 
 vLLM, DeepSpeed and Ray leave process groups, environment and servers behind; a second engine of another file
-would trip over them. The longest files start first. The exit code is 1 when any file fails.
+would trip over them. Files that start none of these share a few processes: importing is most of their time. The
+longest start first. The exit code is 1 when any file fails.
 """
 
 from __future__ import annotations
@@ -17,15 +18,32 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 MARK = "pytest.mark.slow"
 NOTHING_SELECTED = 5
+TOGETHER = (
+    ("alarms", "coldstart", "contrast", "evaluate", "experiments", "identity"),
+    ("leak", "learner_worker", "loop", "presets", "stations"),
+    (
+        "rationale_crash",
+        "rationale_damage",
+        "rationale_make",
+        "rationale_run",
+        "ravdess",
+        "stop",
+        "teacher_refresh",
+    ),
+)
 LONGEST_FIRST = (
     "cluster_local",
-    "learner_ranks",
-    "bench_run",
-    "broadcast",
-    "decoders",
+    "alarms",
+    "leak",
+    "ray_runtime",
     "train",
-    "vllm_engine",
+    "rationale_crash",
+    "learner_ranks",
+    "cluster_ssh",
+    "decoders",
+    "bench_run",
 )
+"""By the first of files that run together."""
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|error)")
 
 
@@ -36,29 +54,30 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, help="files at one time")
     jobs = parser.parse_args().jobs
-    files = sorted((path for path in TESTS.glob("test_*.py") if MARK in path.read_text()), key=_order)
+    slow = {path.stem.removeprefix("test_") for path in TESTS.glob("test_*.py") if MARK in path.read_text()}
+    bundles = [*TOGETHER, *((name,) for name in slow.difference(*TOGETHER))]
     totals = {"passed": 0, "failed": 0, "skipped": 0}
     with ThreadPoolExecutor(jobs) as pool:
-        for found in pool.map(_run, files):
+        for found in pool.map(_run, sorted(bundles, key=_order)):
             for name, count in found.items():
                 totals[name] += count
     print(", ".join(f"{count} {name}" for name, count in totals.items()), flush=True)
     return 1 if totals["failed"] else 0
 
 
-def _order(path: Path) -> tuple[int, str]:
-    name = path.stem.removeprefix("test_")
-    return (LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST), name)
+def _order(names: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+    return (LONGEST_FIRST.index(names[0]) if names[0] in LONGEST_FIRST else len(LONGEST_FIRST), names)
 
 
-def _run(path: Path) -> dict[str, int]:
+def _run(names: tuple[str, ...]) -> dict[str, int]:
     begin = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-m", "slow", "-rs", str(path)]
+    files = [str(TESTS / f"test_{name}.py") for name in names]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-m", "slow", "-rs", *files]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     lines = done.stdout.strip().splitlines() or [f"no output, exit code {done.returncode}"]
     if done.returncode not in (0, NOTHING_SELECTED):
         print(done.stdout, flush=True)
-    print(f"{path.stem}: {lines[-1]} [{time.monotonic() - begin:.0f} s]", flush=True)
+    print(f"{' '.join(names)}: {lines[-1]} [{time.monotonic() - begin:.0f} s]", flush=True)
     found = {"passed": 0, "failed": 0, "skipped": 0}
     for count, name in COUNT.findall(lines[-1]):
         found["failed" if name == "error" else name] += int(count)
