@@ -20,6 +20,7 @@ MARK = "pytest.mark.slow"
 NOTHING_SELECTED = 5
 TOGETHER = (
     ("alarms", "coldstart", "contrast", "evaluate", "experiments", "identity"),
+    ("bench_callback", "colocated", "learner_options", "learner_split", "planning_memory"),
     ("leak", "learner_worker", "loop", "presets", "stations"),
     (
         "rationale_crash",
@@ -33,6 +34,7 @@ TOGETHER = (
 )
 LONGEST_FIRST = (
     "cluster_local",
+    "bench_callback",
     "alarms",
     "leak",
     "ray_runtime",
