@@ -15,6 +15,7 @@ from benchmarks.experiments.charts import intervals
 from benchmarks.experiments.spec import Claim, Experiment, read_experiment
 from benchmarks.experiments.speech import speech
 from benchmarks.experiments.summary import Estimate, Results, estimate, line, paired, read_results, values
+from benchmarks.experiments.tables import table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "experiments"
@@ -97,20 +98,20 @@ def _tables(experiment: Experiment, own: Results, results: dict[str, Results]) -
         ]
         for arm in arms
     ]
-    tables = ["Accuracy.\n", _table(["arm", *experiment.tests], accuracy)]
+    tables = ["Accuracy.\n", table(["arm", *experiment.tests], accuracy)]
     told = [arm for arm in arms if any("tests_with_evidence" in run for run in own[arm].values())]
     if told:
         rows = [[arm, *_row(own, arm, experiment, "tests_with_evidence")] for arm in told]
         tables += [
             "Accuracy with the rationale in the prompt at test time.\n",
-            _table(["arm", *experiment.tests], rows),
+            table(["arm", *experiment.tests], rows),
         ]
     tables += ["In-domain.\n", _more(own, arms)]
     differences = _differences(experiment, own, results, arms)
     if differences:
         tables += [
             f"Accuracy less that of {experiment.reference}, seed by seed.\n",
-            _table(["arm", *experiment.tests], differences),
+            table(["arm", *experiment.tests], differences),
         ]
     return tables
 
@@ -137,7 +138,7 @@ def _more(own: Results, arms: Sequence[str]) -> str:
             estimate(list(values(own[arm], "in-domain", name).values())).mean for name in columns.values()
         ]
         rows.append([arm, *(f"{mean:.1f}" if mean > 1.5 else f"{mean:.2f}" for mean in means)])
-    return _table(["arm", *columns], rows)
+    return table(["arm", *columns], rows)
 
 
 def _differences(
@@ -176,7 +177,7 @@ def _claims(claims: Sequence[Claim], name: str, results: dict[str, Results]) -> 
             found = _difference(name, claim.better, claim.worse, test, results)
             if found is not None:
                 rows.append([claim.says, test, _signed(found), str(found.seeds), _judged(claim, found)])
-    return "What was expected, and what came. Difference in accuracy, seed by seed.\n\n" + _table(
+    return "What was expected, and what came. Difference in accuracy, seed by seed.\n\n" + table(
         ["claim", "test", "difference", "seeds", "verdict"], rows
     )
 
@@ -200,7 +201,7 @@ def _alarms(own: Results) -> str:
             rates = run["curves"]["format_rate"]
             shown = [f"{rates[at - 1]:.2f}" for at in (1, 10, 15, 20, 30) if at <= len(rates)]
             rows.append([arm, str(seed), ", ".join(first) or "none", " ".join(shown)])
-    return "First alarms, with the default thresholds.\n\n" + _table(
+    return "First alarms, with the default thresholds.\n\n" + table(
         ["arm", "seed", "alarms", "form at steps 1, 10, 15, 20, 30"], rows
     )
 
@@ -234,11 +235,6 @@ def _bars(experiment: Experiment, own: Results) -> list[tuple[str, list[tuple[st
         for arm in experiment.arms
         if arm in own
     ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 def _show(one: Estimate) -> str:

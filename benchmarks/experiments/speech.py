@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.experiments.tables import table
+
 NAMES = {
     "sft": "supervised on the labels",
     "opsd": "OPSD, own rationale",
@@ -24,21 +26,25 @@ def speech(path: Path) -> str:
     if not path.exists():
         return HEAD + "\nNot run yet.\n"
     results = json.loads(path.read_text())
+    wanted = (
+        "" if all(len(arm["seeds"]) > 1 for arm in results["arms"].values()) else " Two seeds are wanted."
+    )
     lines = [
         HEAD,
         f"Start model: {results['base']:.3f} of {results['held_out']} clips. By seed, and the gain over the "
-        "start model with a 95 % interval by resampling clips. Two seeds are wanted.\n",
-        "| arm | accuracy by seed | gain | interval |",
-        "| --- | --- | --- | --- |",
-        *(_row(name, arm) for name, arm in results["arms"].items()),
+        f"start model with a 95 % interval by resampling clips.{wanted}\n",
+        table(
+            ["arm", "accuracy by seed", "gain", "interval"],
+            [_row(name, arm) for name, arm in results["arms"].items()],
+        ),
     ]
     teachers = [run["teacher"] for arm in results["arms"].values() for run in arm["seeds"] if run["teacher"]]
     if teachers:
-        lines.append(f"\nThe privileged teacher before training: {teachers[0]:.3f}.")
+        lines.append(f"The privileged teacher before training: {teachers[0]:.3f}.")
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, arm: dict[str, Any]) -> str:
+def _row(name: str, arm: dict[str, Any]) -> list[str]:
     rates = ", ".join(f"{run['after']:.3f}" for run in arm["seeds"])
     low, high = arm["gain_bootstrap"]
-    return f"| {NAMES[name]} | {rates} | {arm['gain']:+.3f} | [{low:+.3f}, {high:+.3f}] |"
+    return [NAMES[name], rates, f"{arm['gain']:+.3f}", f"[{low:+.3f}, {high:+.3f}]"]
