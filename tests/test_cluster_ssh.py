@@ -59,6 +59,8 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The same, with a network namespace for each host; they meet at a bridge of this machine."""
+    if reason := _no_networks():
+        pytest.skip(f"networks of one's own are missing ({reason}); they need root and iproute2")
     monkeypatch.setenv("OMNIOPSD_HOME", str(tmp_path / "home"))
     name, net = f"o{os.getpid()}", f"10.213.{os.getpid() % 250}"
     hosts = (f"{net}.2", f"{net}.3")
@@ -120,6 +122,24 @@ def _sshd(folder: Path, port: int, hosts: Sequence[str], inside: Sequence[str] =
         server.wait()
 
 
+def _no_networks() -> str:
+    """Why this machine gives no namespaces with cables and a bridge; empty when it does."""
+    name = f"p{os.getpid()}"
+    try:
+        _ip(f"netns add {name}")
+    except (OSError, subprocess.CalledProcessError) as error:
+        return str(error)
+    try:
+        _ip(f"link add {name} type veth peer name eth0 netns {name}")
+        _ip(f"link add {name}b type bridge")
+        _ip(f"link del {name}b")
+    except subprocess.CalledProcessError as error:
+        return str(error)
+    finally:
+        _ip(f"netns del {name}")  # and its end of the cable, so all of it
+    return ""
+
+
 def _ip(arguments: str) -> None:
     subprocess.run(["ip", *arguments.split()], check=True)
 
@@ -154,10 +174,6 @@ def test_an_unknown_host_key_is_refused(scene: Path, capfd: pytest.CaptureFixtur
     assert StateFolder(f"s{os.getpid()}").read() is not None
 
 
-@pytest.mark.skipif(
-    os.getuid() != 0 or shutil.which("ip") is None,
-    reason="network namespaces are missing (they need root and the program ip of iproute2)",
-)
 def test_ranks_on_two_machines_train_together(
     machines: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
