@@ -85,9 +85,7 @@ def parsed(path: Path) -> ast.AST:
     text = path.read_text(encoding="utf-8")
     try:
         return ast.parse(text)
-    except (
-        SystemError
-    ):  # Python 3.11 mixes up the depths of two parses, when the collector starts another one
+    except SystemError:  # Python 3.11 mixes up the depths of two parses that the collector lets overlap
         return ast.parse(text)
 
 

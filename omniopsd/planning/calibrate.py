@@ -120,7 +120,7 @@ class Calibrator:
         for _ in range(self.repeats):
             # few and many samples with short and long answers: what a call, a sample, a step and a token cost
             for most in (SHORT, limit):
-                self._round([1, k], most)
+                self._round(sorted({1, k}), most)
         pushes = [self._push() for _ in range(self.repeats + 1)][1:]
         return self._calibration(pushes)
 
